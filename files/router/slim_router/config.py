@@ -1,0 +1,539 @@
+# SPDX-License-Identifier: Apache-2.0
+"""router.json and map.json: data classes, strict reading, checks.
+
+Every complaint is a :class:`ConfigError` whose text names the thing, the cause
+and the next step. Nothing here changes the host; the supervisor, the
+``validate`` command and the tests share it. The formats are those of
+docs/architecture.md, "Files that Ansible renders".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+FORMAT = 1
+"""The only version of both files that this router reads."""
+
+SUN_PATH_MAX = 107
+"""Longest path of a Unix socket, bytes (unix(7): sun_path is 108 with its NUL)."""
+
+FILE_MAX = 64 * 1024 * 1024
+"""Longest file that is read, bytes; 100,000 endpoints take about 12 MB."""
+
+SECURE_MODES = ("none", "bpf", "kmod")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Key = tuple[str, str]
+"""(tenant, vip in text): what an endpoint is."""
+
+
+class ConfigError(ValueError):
+    """A file that cannot be used; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Time limits. The first five are the worker's, the others the trunk's."""
+
+    swap_us: int = 2000  # how long a non-blocking connect may wait for its swap
+    blocking_swap_us: int = 10000  # the same for a blocking connect
+    reply_us: int = 10000  # how long a shim waits for any reply
+    lease_s: float = 30  # how long a lease holds
+    connect_s: float = 1  # how long a host connection may take to come up
+    ping_s: float = 2  # seconds between PINGs on a trunk
+    ping_misses: int = 3  # unanswered PINGs that end a trunk
+
+    def for_worker(self) -> dict[str, float]:
+        """The part that the worker's ``config`` message carries."""
+        names = ("swap_us", "blocking_swap_us", "reply_us", "lease_s", "connect_s")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Where the host's certificate, its key and the CA's certificate are."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """router.json."""
+
+    host: str  # our name in the map and in our certificate
+    address: str  # host address, normalised text
+    trunk_port: int
+    data_ports: tuple[int, int]  # first and last, both included
+    overlay: tuple[Network, ...]
+    secure: str
+    metrics: tuple[str, int] | None  # (address, port), None: no metrics
+    tls: Tls
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """One host of the map."""
+
+    name: str
+    address: str
+    trunk_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One endpoint of the map."""
+
+    name: str
+    tenant: str
+    vip: str  # normalised text
+    host: str
+    netns: str | None  # path; only meaningful on the endpoint's own host
+
+    @property
+    def key(self) -> Key:
+        """(tenant, vip)."""
+        return (self.tenant, self.vip)
+
+    @property
+    def label(self) -> str:
+        """How messages name the endpoint."""
+        return f"{self.host}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMap:
+    """map.json."""
+
+    revision: int
+    hosts: dict[str, HostSpec]
+    endpoints: dict[Key, EndpointSpec]
+
+    def of_host(self, host: str) -> list[EndpointSpec]:
+        """The endpoints that live on *host*."""
+        return [spec for spec in self.endpoints.values() if spec.host == host]
+
+
+# --- reading ----------------------------------------------------------------
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ConfigError(f"key {twice!r} appears twice in one object; keep one of them")
+    return made
+
+
+def _load(path: Path) -> object:
+    try:
+        if path.stat().st_size > FILE_MAX:
+            raise ConfigError(
+                f"{path}: larger than {FILE_MAX} bytes;"
+                " it cannot be one of our files, render it again"
+            )
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); run the slim_router role, which renders it"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; render it again") from error
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: not valid JSON ({error}); correct it or render it again"
+        ) from error
+
+
+class _Reader:
+    """Reads one JSON object field by field, refusing whatever is not known."""
+
+    def __init__(self, value: object, where: str, known: tuple[str, ...]) -> None:
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"{where}: a {_kind(value)}, where an object is needed; see docs/architecture.md"
+            )
+        self.value = cast("dict[str, Any]", value)
+        self.where = where
+        unknown = sorted(set(self.value) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"{where}: unknown key {unknown[0]!r};"
+                f" remove it, the known keys are {', '.join(known)}"
+            )
+
+    def fail(self, name: str, cause: str, step: str) -> ConfigError:
+        return ConfigError(f"{self.where}: {name}: {cause}; {step}")
+
+    def get(self, name: str, default: object = None) -> Any:
+        if name in self.value:
+            return self.value[name]
+        if default is None:
+            raise self.fail(name, "missing", "add it")
+        return default
+
+    def text(self, name: str, *, limit: int = 255, default: str | None = None) -> str:
+        value = self.get(name, default)
+        if not isinstance(value, str) or not value:
+            raise self.fail(name, f"a {_kind(value)}, not a name", "give a non-empty string")
+        if len(value.encode()) > limit:
+            raise self.fail(name, f"longer than {limit} bytes", "shorten it")
+        if any(ord(c) <= 0x20 or ord(c) == 0x7F for c in value):
+            raise self.fail(name, f"{value!r} holds a space or a control character", "remove it")
+        return value
+
+    def number(self, name: str, low: int, high: int, default: int | None = None) -> int:
+        value = self.get(name, default)
+        if type(value) is not int or not low <= value <= high:
+            raise self.fail(
+                name, f"{value!r} is not a whole number from {low} to {high}", "correct it"
+            )
+        return value
+
+    def seconds(self, name: str, low: float, high: float, default: float) -> float:
+        value = self.get(name, default)
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise self.fail(
+                name, f"{value!r} is not a number of seconds from {low:g} to {high:g}", "correct it"
+            )
+        return cast("float", value)
+
+    def address(self, name: str) -> str:
+        value = self.get(name)
+        try:
+            if not isinstance(value, str):
+                raise ValueError
+            found = normal(value)
+        except ValueError:
+            raise self.fail(
+                name,
+                f"{value!r} is not an IPv4 or IPv6 address",
+                "give the address itself, without prefix or port",
+            ) from None
+        if found.is_unspecified or found.is_multicast:
+            raise self.fail(
+                name, f"{value} is not the address of one host", "give a unicast address"
+            )
+        return str(found)
+
+    def version(self) -> None:
+        value = self.get("version")
+        if type(value) is not int or value != FORMAT:
+            raise self.fail(
+                "version",
+                f"{value!r}, this router reads {FORMAT}",
+                "deploy files and router of one collection version",
+            )
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    return {
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        str: "string",
+        list: "list",
+        dict: "object",
+    }.get(type(value), type(value).__name__)
+
+
+def normal(text: str) -> Address:
+    """*text* as an address; IPv4-mapped IPv6 becomes IPv4. Raises ValueError."""
+    if "%" in text:
+        raise ValueError(text)
+    found = ipaddress.ip_address(text)
+    if found.version == 6 and found.ipv4_mapped is not None:
+        return found.ipv4_mapped
+    return found
+
+
+ROUTER_KEYS = (
+    "version", "host", "address", "trunk_port", "data_ports", "overlay", "secure", "metrics",
+    "tls", "bounds",
+)  # fmt: skip
+
+
+def parse_router(value: object, where: str = "router.json") -> RouterConfig:
+    """A checked :class:`RouterConfig` from decoded JSON. Raises ConfigError."""
+    reader = _Reader(value, where, ROUTER_KEYS)
+    reader.version()
+    trunk_port = reader.number("trunk_port", 1, 65535, 6790)
+    secure = reader.get("secure", "none")
+    if secure not in SECURE_MODES:
+        raise reader.fail(
+            "secure", f"{secure!r} is not a mode", f"choose one of {', '.join(SECURE_MODES)}"
+        )
+    paths = _Reader(reader.get("tls"), f"{where}: tls", ("ca", "cert", "key"))
+    files = {}
+    for name in ("ca", "cert", "key"):
+        path = Path(paths.text(name, limit=4095))
+        if not path.is_absolute():
+            raise paths.fail(name, f"{path} is a relative path", "give an absolute one")
+        files[name] = path
+    return RouterConfig(
+        host=reader.text("host", limit=253),
+        address=reader.address("address"),
+        trunk_port=trunk_port,
+        data_ports=_data_ports(reader, trunk_port),
+        overlay=_overlay(reader),
+        secure=secure,
+        metrics=_metrics(reader),
+        tls=Tls(**files),
+        bounds=_bounds(reader.get("bounds", {}), f"{where}: bounds"),
+    )
+
+
+def _data_ports(reader: _Reader, trunk_port: int) -> tuple[int, int]:
+    value = reader.get("data_ports", [20000, 20999])
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(type(v) is int and 1 <= v <= 65535 for v in value)
+    ):
+        raise reader.fail(
+            "data_ports", f"{value!r} is not [first, last]", "give two port numbers from 1 to 65535"
+        )
+    first, last = value
+    if first > last:
+        raise reader.fail(
+            "data_ports", f"{first} is greater than {last}", "put the lower port first"
+        )
+    if first <= trunk_port <= last:
+        raise reader.fail(
+            "data_ports", f"{first} to {last} holds trunk_port {trunk_port}", "move one of them"
+        )
+    return (first, last)
+
+
+def _overlay(reader: _Reader) -> tuple[Network, ...]:
+    value = reader.get("overlay")
+    if not isinstance(value, list) or not value:
+        raise reader.fail(
+            "overlay", "not a list of prefixes", 'give at least one, as in ["10.44.0.0/16"]'
+        )
+    if len(value) > 64:
+        raise reader.fail("overlay", f"{len(value)} prefixes, 64 are possible", "join some")
+    found: list[Network] = []
+    for item in value:
+        try:
+            if not isinstance(item, str):
+                raise ValueError("not a string")
+            network = ipaddress.ip_network(item)
+        except ValueError as error:
+            raise reader.fail(
+                "overlay", f"{item!r} is not a prefix ({error})", "write it as ADDRESS/LENGTH"
+            ) from None
+        if network.prefixlen == 0:
+            raise reader.fail(
+                "overlay", f"{item} is every address", "give the overlay's own prefix"
+            )
+        found.append(network)
+    return tuple(found)
+
+
+def _metrics(reader: _Reader) -> tuple[str, int] | None:
+    value = reader.value.get("metrics", "127.0.0.1:9478")
+    if value is None or value == "":
+        return None
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        text, _, port = value.rpartition(":")
+        address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+        if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+            raise ValueError
+    except ValueError:
+        raise reader.fail(
+            "metrics", f"{value!r} is not ADDRESS:PORT", "correct it, or give null for no metrics"
+        ) from None
+    return (str(address), int(port))
+
+
+def _bounds(value: object, where: str) -> Bounds:
+    default = Bounds()
+    reader = _Reader(value, where, tuple(Bounds.__dataclass_fields__))
+    return Bounds(
+        swap_us=reader.number("swap_us", 0, 10_000_000, default.swap_us),
+        blocking_swap_us=reader.number("blocking_swap_us", 0, 10_000_000, default.blocking_swap_us),
+        reply_us=reader.number("reply_us", 100, 10_000_000, default.reply_us),
+        lease_s=reader.seconds("lease_s", 0.1, 3600, default.lease_s),
+        connect_s=reader.seconds("connect_s", 0.01, 60, default.connect_s),
+        ping_s=reader.seconds("ping_s", 0.05, 60, default.ping_s),
+        ping_misses=reader.number("ping_misses", 1, 100, default.ping_misses),
+    )
+
+
+def parse_map(value: object, where: str = "map.json", *, flat: bool = False) -> FleetMap:
+    """A checked :class:`FleetMap` from decoded JSON.
+
+    *flat* says that the fallback cannot separate tenants, so that a vip may
+    appear only once in the whole map. Raises ConfigError.
+    """
+    reader = _Reader(value, where, ("version", "revision", "hosts", "endpoints"))
+    reader.version()
+    revision = reader.number("revision", 0, 2**63 - 1)
+    hosts = _hosts(reader)
+    listed = reader.get("endpoints")
+    if not isinstance(listed, list):
+        raise reader.fail(
+            "endpoints", f"a {_kind(listed)}, not a list", "give a list, [] if there is none"
+        )
+    endpoints: dict[Key, EndpointSpec] = {}
+    holders: dict[str, EndpointSpec] = {}
+    names: dict[tuple[str, str], EndpointSpec] = {}
+    spaces: dict[tuple[str, str], EndpointSpec] = {}
+    addresses = {host.address: host.name for host in hosts.values()}
+    for number, item in enumerate(listed):
+        spec = _endpoint(item, f"{where}: endpoint {number}", hosts)
+        here = f"{where}: endpoint {spec.label}"
+        held = endpoints.get(spec.key)
+        if held is not None:
+            raise ConfigError(
+                f"{here}: vip {spec.vip} of tenant {spec.tenant} is already held by {held.label};"
+                " remove it there or choose another"
+            )
+        if flat and spec.vip in holders:
+            held = holders[spec.vip]
+            raise ConfigError(
+                f"{here}: vip {spec.vip} is already held by {held.label} of tenant"
+                f" {held.tenant}, and the fallback provider does not separate tenants; choose"
+                " another vip, or a provider with one network per tenant"
+            )
+        if spec.vip in addresses:
+            raise ConfigError(
+                f"{here}: vip {spec.vip} is the address of host {addresses[spec.vip]};"
+                " choose a vip from the overlay"
+            )
+        if (spec.host, spec.name) in names:
+            raise ConfigError(
+                f"{here}: host {spec.host} has two endpoints of this name; rename one"
+            )
+        if spec.netns is not None and (spec.host, spec.netns) in spaces:
+            raise ConfigError(
+                f"{here}: netns {spec.netns} already belongs to"
+                f" {spaces[spec.host, spec.netns].label}; give each endpoint a network namespace of its own"
+            )
+        endpoints[spec.key] = holders[spec.vip] = names[spec.host, spec.name] = spec
+        if spec.netns is not None:
+            spaces[spec.host, spec.netns] = spec
+    return FleetMap(revision, hosts, endpoints)
+
+
+def _hosts(reader: _Reader) -> dict[str, HostSpec]:
+    listed = reader.get("hosts")
+    if not isinstance(listed, dict) or not listed:
+        raise reader.fail(
+            "hosts", f"a {_kind(listed)} without hosts", "give an object with one entry per host"
+        )
+    hosts: dict[str, HostSpec] = {}
+    taken: dict[tuple[str, int], str] = {}
+    for name, item in listed.items():
+        where = f"{reader.where}: host {name}"
+        _Reader({"name": name}, where, ("name",)).text("name", limit=253)
+        entry = _Reader(item, where, ("address", "trunk_port"))
+        if "address" not in entry.value:
+            raise entry.fail(
+                "address", "missing", "give the host's address, its peers connect there"
+            )
+        spec = HostSpec(name, entry.address("address"), entry.number("trunk_port", 1, 65535, 6790))
+        if (spec.address, spec.trunk_port) in taken:
+            raise ConfigError(
+                f"{where}: address {spec.address} is also that of host"
+                f" {taken[spec.address, spec.trunk_port]}; correct one of them"
+            )
+        taken[spec.address, spec.trunk_port] = name
+        hosts[name] = spec
+    return hosts
+
+
+def _endpoint(item: object, where: str, hosts: dict[str, HostSpec]) -> EndpointSpec:
+    reader = _Reader(item, where, ("name", "tenant", "vip", "host", "netns"))
+    host = reader.text("host", limit=253)
+    if host not in hosts:
+        raise reader.fail(
+            "host", f"{host} is not among the map's hosts", "add it there or correct the name"
+        )
+    netns = reader.value.get("netns")
+    if netns is not None:
+        netns = reader.text("netns", limit=4095)
+        if not netns.startswith("/"):
+            raise reader.fail(
+                "netns", f"{netns} is a relative path", "give an absolute one, as in /run/netns/c1"
+            )
+    return EndpointSpec(
+        name=reader.text("name", limit=128),
+        tenant=reader.text("tenant", default="default"),
+        vip=reader.address("vip"),
+        host=host,
+        netns=netns,
+    )
+
+
+# --- checks across files ----------------------------------------------------
+
+
+def check_together(config: RouterConfig, fleet: FleetMap) -> None:
+    """What neither file can show alone. Raises ConfigError."""
+    me = fleet.hosts.get(config.host)
+    if me is None:
+        raise ConfigError(
+            f"map.json: host {config.host} of router.json is missing;"
+            " render map.json with this host in the inventory"
+        )
+    if (me.address, me.trunk_port) != (config.address, config.trunk_port):
+        raise ConfigError(
+            f"map.json: host {config.host} is at {me.address} port {me.trunk_port},"
+            f" router.json says {config.address} port {config.trunk_port}; render both files from one inventory"
+        )
+    for spec in fleet.endpoints.values():
+        vip = ipaddress.ip_address(spec.vip)
+        if not any(vip in network for network in config.overlay):
+            raise ConfigError(
+                f"map.json: endpoint {spec.label}: vip {spec.vip} lies outside the overlay"
+                f" ({', '.join(map(str, config.overlay))}); choose a vip inside, or extend overlay"
+            )
+    ours = fleet.of_host(config.host)
+    first, last = config.data_ports
+    if len(ours) > last - first + 1:
+        raise ConfigError(
+            f"router.json: data_ports: {last - first + 1} ports for {len(ours)} endpoints of"
+            f" host {config.host}; widen the range"
+        )
+    for spec in ours:
+        if spec.netns is None:
+            raise ConfigError(
+                f"map.json: endpoint {spec.label}: netns: missing on the endpoint's own host;"
+                " give the path of its network namespace"
+            )
+
+
+def check_socket_path(path: Path) -> None:
+    """Raises ConfigError if *path* is too long for a Unix socket."""
+    size = len(str(path).encode())
+    if size > SUN_PATH_MAX:
+        raise ConfigError(
+            f"socket {path}: the path has {size} bytes, {SUN_PATH_MAX} are possible;"
+            " choose a shorter runtime directory"
+        )
+
+
+def load(config_path: Path, map_path: Path, *, flat: bool = False) -> tuple[RouterConfig, FleetMap]:
+    """Both files, checked alone and together. Raises ConfigError."""
+    config = parse_router(_load(config_path), str(config_path))
+    fleet = parse_map(_load(map_path), str(map_path), flat=flat)
+    check_together(config, fleet)
+    return config, fleet

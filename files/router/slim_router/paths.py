@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths of the router: the one table (docs/architecture.md, "Paths and ports")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = Path("/etc/slim/router.json")
+MAP = Path("/etc/slim/map.json")
+RUNTIME_DIR = Path("/run/slim")
+STATE_DIR = Path("/var/lib/slim")
+ADMIN_SOCKET = RUNTIME_DIR / "admin.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where one router keeps its things; every one can be moved for a test."""
+
+    config: Path = CONFIG
+    map: Path = MAP
+    runtime_dir: Path = RUNTIME_DIR
+    state_dir: Path = STATE_DIR
+
+    @property
+    def shim_dir(self) -> Path:
+        """The directory that is mounted into containers."""
+        return self.runtime_dir / "shim"
+
+    @property
+    def shim_socket(self) -> Path:
+        """The shim socket."""
+        return self.shim_dir / "router.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """The admin socket."""
+        return self.runtime_dir / "admin.sock"
+
+    @property
+    def pid_file(self) -> Path:
+        """The pid file; also what a second router finds locked."""
+        return self.runtime_dir / "router.pid"
+
+    @property
+    def ports(self) -> Path:
+        """The data ports that were given out."""
+        return self.state_dir / "ports.json"
