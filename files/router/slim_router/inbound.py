@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that come to this endpoint: hellos on the data port, and overlay
+connections that may be the shadow of one.
+
+A cold connection arrives twice: over the overlay, which is its admission, and
+as a prepared host connection. Exactly one of the two is delivered, and the
+connecting side decides which: it writes COMMIT, or it closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import wire
+from .listeners import HOLD_S, Delivered, Listener, reset
+from .loop import IN, Timer
+from .peers import Pair
+from .table import Row
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+Key = tuple[bytes, int, int]  # source vip, source port, our port
+
+HELLO_S = 3.0  # a stranger may stay silent this long
+COMMIT_S = 130.0  # a prepared connection waits as long as a SYN is retried
+MATCH_S = 5.0  # COMMIT seen, overlay connection not yet
+UNPROVEN = 512  # connections that have not shown a valid hello yet
+PREPARED = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An overlay connection whose verdict is not in yet."""
+
+    sock: socket.socket
+    listener: Listener
+    timer: Timer | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A host connection that waits for COMMIT, or for its overlay shadow."""
+
+    sock: socket.socket
+    pair: Pair
+    nonce: int
+    timer: Timer
+    committed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Unproven:
+    """An accepted data connection that owes us (the rest of) its hello."""
+
+    sock: socket.socket
+    timer: Timer
+    seen: bytes = b""
+
+
+class Inbound:
+    """The accepting half of a worker."""
+
+    def __init__(self, worker: Worker, data: socket.socket) -> None:
+        self.worker = worker
+        self.data = data
+        self.pairs: dict[tuple[int, bytes], Pair] = {}
+        self.asking: dict[tuple[int, bytes], list[tuple[socket.socket, bytes]]] = {}
+        self.unproven: dict[int, Unproven] = {}
+        self.held: dict[Key, Held] = {}
+        self.prepared: dict[Key, Prepared] = {}
+        self.parked: dict[tuple[bytes, int], list[tuple[socket.socket, int]]] = {}
+        self.delivered = Delivered()
+        self.admitted: dict[tuple[bytes, int], float] = {}
+        self.queries: dict[int, Key] = {}
+        self.query_id = 0
+        data.setblocking(False)
+        worker.loop.add(data.fileno(), IN, self.on_data)
+
+    # --- host connections ---------------------------------------------------
+    def on_data(self, _mask: int) -> None:
+        data = self.data
+        for _ in range(16):
+            try:
+                fd, _peer = data._accept()  # type: ignore[attr-defined]
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.worker.count("data_accept_error")
+                return
+            sock = socket.socket(data.family, socket.SOCK_STREAM, 6, fileno=fd)
+            try:
+                raw = sock.recv(wire.HELLO_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._wait_hello(sock, b"")
+                continue
+            except OSError:
+                sock.close()
+                continue
+            if len(raw) == wire.HELLO_SIZE:
+                self.hello(sock, raw)
+            elif raw:
+                self._wait_hello(sock, raw)
+            else:
+                self._refuse(sock, "hello_missing")
+
+    def _wait_hello(self, sock: socket.socket, seen: bytes) -> None:
+        if len(self.unproven) >= UNPROVEN:
+            oldest = next(iter(self.unproven))
+            self._drop_unproven(oldest, "hello_crowded")
+        fd = sock.fileno()
+        timer = self.worker.loop.after(HELLO_S, lambda: self._drop_unproven(fd, "hello_late"))
+        self.unproven[fd] = Unproven(sock, timer, seen)
+        self.worker.loop.add(fd, IN, lambda _mask: self._more_hello(fd))
+
+    def _more_hello(self, fd: int) -> None:
+        entry = self.unproven[fd]
+        try:
+            raw = entry.sock.recv(wire.HELLO_SIZE - len(entry.seen), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            raw = b""
+        entry.seen += raw
+        if raw and len(entry.seen) < wire.HELLO_SIZE:
+            return
+        if not raw:
+            self._drop_unproven(fd, "hello_missing")
+            return
+        entry.timer.cancel()
+        self.worker.loop.remove(fd)
+        del self.unproven[fd]
+        self.hello(entry.sock, entry.seen)
+
+    def _drop_unproven(self, fd: int, why: str) -> None:
+        entry = self.unproven.pop(fd, None)
+        if entry is not None:
+            entry.timer.cancel()
+            self.worker.loop.remove(fd)
+            self._refuse(entry.sock, why)
+
+    def _refuse(self, sock: socket.socket, why: str) -> None:
+        self.worker.count(why)
+        reset(sock)
+
+    def hello(self, sock: socket.socket, raw: bytes) -> None:
+        """Check a whole hello and act on it."""
+        try:
+            kind, key_id, nonce, src, dst, sport, dport = wire.parse_hello(raw)
+        except wire.WireError:
+            self._refuse(sock, "hello_malformed")
+            return
+        if dst != self.worker.vip:
+            self._refuse(sock, "hello_not_ours")
+            return
+        pair = self.pairs.get((key_id, src))
+        if pair is None:
+            self._ask_pair(key_id, src, sock, raw)
+            return
+        if wire.mac_of(pair.mac, raw[:64]) != raw[64:]:
+            self._refuse(sock, "hello_bad_mac")
+            return
+        if not pair.fresh(nonce):
+            self._refuse(sock, "hello_replayed")
+            return
+        if kind == wire.K_PREPARE:
+            self._prepare(sock, pair, nonce, (src, sport, dport))
+            return
+        now = time.monotonic()
+        if self.admitted.get((src, dport), 0.0) < now:
+            self._park(sock, src, sport, dport)
+            return
+        listener = self.worker.listeners.find(dst, dport)
+        if listener is None:
+            self._refuse(sock, "hello_no_listener")
+            return
+        self.worker.counters["accepted_warm"] += 1
+        listener.deliver(sock, Row(False, True, 0, src, sport, dst, dport, now), 0)
+
+    def _park(self, sock: socket.socket, src: bytes, sport: int, dport: int) -> None:
+        """A warm hello may overtake the COMMIT that admits its pair: it waits for it."""
+        waiting = self.parked.setdefault((src, dport), [])
+        if len(waiting) < UNPROVEN and any(key[0] == src and key[2] == dport for key in self.prepared):
+            waiting.append((sock, sport))
+            return
+        if not waiting:
+            del self.parked[(src, dport)]
+        self._refuse(sock, "hello_no_lease")
+
+    def _unpark(self, src: bytes, dport: int, admitted: bool) -> None:
+        if not admitted and any(key[0] == src and key[2] == dport for key in self.prepared):
+            return
+        for sock, sport in self.parked.pop((src, dport), ()):
+            listener = self.worker.listeners.find(self.worker.vip, dport) if admitted else None
+            if listener is None:
+                self._refuse(sock, "hello_no_lease")
+            else:
+                self.worker.count("accepted_warm")
+                row = Row(False, True, 0, src, sport, self.worker.vip, dport, time.monotonic())
+                listener.deliver(sock, row, 0)
+
+    def _ask_pair(self, key_id: int, src: bytes, sock: socket.socket, raw: bytes) -> None:
+        waiting = self.asking.get((key_id, src))
+        if waiting is None:
+            if len(self.asking) >= UNPROVEN:
+                self._refuse(sock, "hello_crowded")
+                return
+            self.asking[(key_id, src)] = waiting = []
+            self.worker.tell(op="pair", key_id=key_id, vip=wire.unpack_addr(src))
+        if len(waiting) >= UNPROVEN:
+            self._refuse(sock, "hello_crowded")
+            return
+        waiting.append((sock, raw))
+
+    def on_pair(self, key_id: int, src: bytes, key: bytes | None) -> None:
+        """The supervisor's answer: the pair's key, or None."""
+        if key is not None:
+            self.pairs[(key_id, src)] = Pair(wire.keyed_mac(key))
+        for sock, raw in self.asking.pop((key_id, src), []):
+            if key is None:
+                self._refuse(sock, "hello_unknown_pair")
+            else:
+                self.hello(sock, raw)
+
+    def on_unpair(self, key_ids: set[int]) -> None:
+        for key in [key for key in self.pairs if key[0] in key_ids]:
+            del self.pairs[key]
+
+    # --- prepared connections -----------------------------------------------
+    def _prepare(self, sock: socket.socket, pair: Pair, nonce: int, key: Key) -> None:
+        listener = self.worker.listeners.find(self.worker.vip, key[2])
+        status = wire.R_NONE
+        if listener is None:
+            status = wire.R_NOT_LISTENING
+        elif listener.full or len(self.prepared) >= PREPARED:
+            status = wire.R_LIMIT
+        elif key in self.delivered:
+            status = wire.R_NOT_READY
+        old = self.prepared.get(key)
+        if old is not None and status == wire.R_NONE:
+            self._end_prepared(key, old)
+        period = self.worker.bounds["lease_s"]
+        try:
+            sent = sock.send(
+                wire.ack(pair.mac, status, int(period * 1000), nonce), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            )
+        except OSError:
+            sent = 0
+        if status != wire.R_NONE or sent != wire.ACK_SIZE:
+            self.worker.count("prepare_refused")
+            sock.close()
+            return
+        timer = self.worker.loop.after(COMMIT_S, lambda: self._expire(key, sock))
+        self.prepared[key] = Prepared(sock, pair, nonce, timer)
+        self.worker.loop.add(sock.fileno(), IN, lambda mask: self._on_commit(key, sock))
+
+    def _end_prepared(self, key: Key, entry: Prepared) -> None:
+        """Close a prepared connection that will not be delivered."""
+        entry.timer.cancel()
+        del self.prepared[key]
+        if not entry.committed:
+            self.worker.loop.remove(entry.sock.fileno())
+        reset(entry.sock)
+        self._unpark(key[0], key[2], admitted=False)
+
+    def _expire(self, key: Key, sock: socket.socket) -> None:
+        entry = self.prepared.get(key)
+        if entry is not None and entry.sock is sock:
+            self.worker.count("prepare_late")
+            self._end_prepared(key, entry)
+            self._release(key)
+
+    def _on_commit(self, key: Key, sock: socket.socket) -> None:
+        entry = self.prepared.get(key)
+        if entry is None or entry.sock is not sock:
+            return
+        # Peek until all of it is there: the bytes behind it are the application's.
+        try:
+            raw = sock.recv(wire.COMMIT_SIZE, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            if 0 < len(raw) < wire.COMMIT_SIZE:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wire.COMMIT_SIZE)
+                return
+            if raw:
+                sock.recv(wire.COMMIT_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            raw = b""
+        if not raw:
+            self._end_prepared(key, entry)
+            self._release(key)
+            return
+        try:
+            entry.committed = wire.parse_commit(entry.pair.mac, raw, entry.nonce)
+        except wire.WireError:
+            self.worker.count("commit_malformed")
+            self._end_prepared(key, entry)
+            self._release(key)
+            return
+        self.worker.loop.remove(sock.fileno())
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        entry.timer.cancel()
+        if key in self.held:
+            self._match(key, entry)
+        else:
+            entry.timer = self.worker.loop.after(MATCH_S, lambda: self._expire(key, sock))
+
+    def _match(self, key: Key, entry: Prepared) -> None:
+        """Both halves are here: the pair is admitted, the host connection counts."""
+        held = self.held[key]
+        listener = held.listener
+        self._drop_held(key, held)
+        entry.timer.cancel()
+        del self.prepared[key]
+        src, sport, dport = key
+        self.admitted[(src, dport)] = time.monotonic() + self.worker.bounds["lease_s"] + 1.0
+        if entry.committed == wire.C_RENEW:
+            self.worker.count("admission_renewed")
+            entry.sock.close()
+        else:
+            self.worker.count("accepted_cold")
+            row = Row(False, True, 0, src, sport, self.worker.vip, dport, time.monotonic())
+            listener.deliver(entry.sock, row, 0)
+        self._unpark(src, dport, admitted=True)
+
+    # --- overlay connections -------------------------------------------------
+    def overlay(self, listener: Listener, sock: socket.socket, src: bytes, sport: int) -> None:
+        """The overlay listener has accepted *sock* from (src, sport)."""
+        key = (src, sport, listener.port)
+        self.delivered.discard(key)
+        prepared = self.prepared.get(key)
+        if prepared is None and not self.worker.may_be_slim(src):
+            self._real(listener, sock, key)
+            return
+        if key in self.held:  # a port used again: the older one is no shadow any more
+            self._release(key)
+        held = Held(sock, listener)
+        self.held[key] = held
+        if prepared is not None and prepared.committed:
+            self._match(key, prepared)
+            return
+        self.worker.loop.add(sock.fileno(), IN, lambda mask: self._on_held(key, sock))
+        held.timer = self.worker.loop.after(HOLD_S, lambda: self._verdict_late(key, sock))
+        if prepared is None:
+            self.query_id += 1
+            self.queries[self.query_id] = key
+            self.worker.tell(
+                op="query", id=self.query_id, vip=wire.unpack_addr(src), sport=sport,
+                dst=wire.unpack_addr(self.worker.vip), dport=listener.port,
+            )  # fmt: skip
+
+    def on_answer(self, query: int, probe: bool) -> None:
+        key = self.queries.pop(query, None)
+        if key is not None and not probe and key not in self.prepared:
+            self._release(key)
+
+    def _verdict_late(self, key: Key, sock: socket.socket) -> None:
+        held = self.held.get(key)
+        if held is None or held.sock is not sock:
+            return
+        # A client that never looks whether its connect is done (it waits for the
+        # server's first byte, say) never asks for the swap: the overlay it is.
+        self.worker.count("held_late")
+        prepared = self.prepared.get(key)
+        if prepared is not None:
+            self._end_prepared(key, prepared)
+        self._release(key)
+
+    def _on_held(self, key: Key, sock: socket.socket) -> None:
+        held = self.held.get(key)
+        if held is None or held.sock is not sock:
+            return
+        try:
+            seen = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            seen = b""
+        prepared = self.prepared.get(key)
+        if not seen and prepared is not None:
+            # The client has let go of it: its COMMIT is on the way, or its close.
+            self.worker.loop.remove(sock.fileno())
+            return
+        # Data can only come from a client that keeps the overlay connection.
+        if prepared is not None:
+            self._end_prepared(key, prepared)
+        self._release(key)
+
+    def _drop_held(self, key: Key, held: Held) -> None:
+        if held.timer is not None:
+            held.timer.cancel()
+        del self.held[key]
+        self.worker.loop.remove(held.sock.fileno())
+        reset(held.sock)
+
+    def _release(self, key: Key) -> None:
+        """A held overlay connection is the real one."""
+        held = self.held.pop(key, None)
+        if held is None:
+            return
+        if held.timer is not None:
+            held.timer.cancel()
+        self.worker.loop.remove(held.sock.fileno())
+        self._real(held.listener, held.sock, key)
+
+    def _real(self, listener: Listener, sock: socket.socket, key: Key) -> None:
+        if listener.channel.fileno() < 0:
+            reset(sock)
+            return
+        if self.worker.may_be_slim(key[0]):
+            self.delivered.add(key)
+        self.worker.count("accepted_overlay")
+        row = Row(False, False, wire.R_NONE, key[0], key[1], self.worker.vip, key[2], time.monotonic())
+        listener.deliver(sock, row, wire.F_OVERLAY)
+
+    # --- endings --------------------------------------------------------------
+    def forget(self, listener: Listener) -> None:
+        """A listener is gone: what waits for it is reset."""
+        for key in [key for key, held in self.held.items() if held.listener is listener]:
+            self._drop_held(key, self.held[key])
+        if listener.port in self.worker.listeners.by_port:
+            return
+        for key in [key for key in self.prepared if key[2] == listener.port]:
+            self._end_prepared(key, self.prepared[key])
+        for admitted in [item for item in self.admitted if item[1] == listener.port]:
+            del self.admitted[admitted]
+

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of live connections of one endpoint, keyed by SO_COOKIE.
+
+Nobody tells the worker when a connection closes: the applications' processes
+hold it alone. Dead rows are therefore found by asking the kernel (sock_diag)
+now and then, and whenever the table has grown by ``GROWTH`` rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from . import wire
+
+GROWTH = 8192
+PERIOD = 15.0  # seconds between looks at the kernel while rows exist
+
+
+class Row(NamedTuple):
+    """One connection; addresses are 16 bytes, ``since`` is monotonic seconds."""
+
+    outgoing: bool
+    slim: bool
+    why: int
+    src: bytes
+    sport: int
+    dst: bytes
+    dport: int
+    since: float
+
+
+class Table:
+    """Rows by cookie, and the virtual 5-tuples that are in use."""
+
+    def __init__(self, live: Callable[[bool], Iterator[Any]]) -> None:
+        """*live* yields every live TCP socket of both namespaces (sockdiag.Sock)."""
+        self.rows: dict[int, Row] = {}
+        self.names: set[tuple[bytes, int, int]] = set()
+        self._live = live
+        self._limit = GROWTH
+
+    def add(self, cookie: int, row: Row) -> None:
+        self.rows[cookie] = row
+        if row.outgoing and row.slim:
+            self.names.add((row.dst, row.dport, row.sport))
+        if len(self.rows) > self._limit:
+            self.reap()
+
+    def drop(self, cookie: int) -> Row | None:
+        row = self.rows.pop(cookie, None)
+        if row is not None and row.outgoing and row.slim:
+            self.names.discard((row.dst, row.dport, row.sport))
+        return row
+
+    def reap(self) -> None:
+        """Forget the rows whose socket is gone."""
+        if self.rows:
+            alive = {sock.cookie for sock in self._live(False)}
+            # A socket that was handed over a moment ago may still be in its
+            # handshake; sock_diag lists those too, so absence means death.
+            for cookie in [c for c in self.rows if c not in alive]:
+                self.drop(cookie)
+        self._limit = 2 * len(self.rows) + GROWTH
+
+    def report(self, endpoint: str) -> list[dict[str, object]]:
+        """Rows joined with the kernel's figures, as docs/architecture.md lists them."""
+        now = time.monotonic()
+        found: list[dict[str, object]] = []
+        alive: set[int] = set()
+        for sock in self._live(True):
+            row = self.rows.get(sock.cookie)
+            if row is None:
+                continue
+            alive.add(sock.cookie)
+            names = (wire.unpack_addr(row.src), row.sport, wire.unpack_addr(row.dst), row.dport)
+            if not row.slim and row.outgoing:
+                names = (sock.src, sock.sport, sock.dst, sock.dport)
+            host = (sock.src, sock.sport, sock.dst, sock.dport) if row.slim else (None, None, None, None)
+            found.append(
+                {
+                    "endpoint": endpoint,
+                    "direction": "out" if row.outgoing else "in",
+                    "src": names[0], "sport": names[1], "dst": names[2], "dport": names[3],
+                    "hsrc": host[0], "hsport": host[1], "hdst": host[2], "hdport": host[3],
+                    "path": "slim" if row.slim else "overlay",
+                    "why": wire.REASONS.get(row.why, str(row.why)),
+                    "age_s": round(now - row.since, 3),
+                    "bytes_sent": sock.bytes_acked,
+                    "bytes_received": sock.bytes_received,
+                    "state": sock.state,
+                    "cookie": sock.cookie,
+                }
+            )  # fmt: skip
+        for cookie in [c for c in self.rows if c not in alive]:
+            self.drop(cookie)
+        return found

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker: the SlimRouter process that serves one endpoint.
+
+Single-threaded; nothing here may block. Forked from the zygote, it gets its
+configuration, its data listener and the endpoint's network namespace over the
+socket to the supervisor (docs/architecture.md), and exits when that closes.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import ctypes
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any
+
+from . import sockdiag, wire
+from .inbound import Inbound
+from .listeners import Listeners
+from .loop import IN, Loop
+from .outbound import Outbound
+from .peers import Location
+from .shims import SHIMS, SO_NETNS_COOKIE, Shim
+from .table import PERIOD, Table
+
+CLONE_NEWNET = 0x40000000
+MAX_MESSAGE = 65536
+DUMP_PIECE = 100  # rows a message: below the 60,000 bytes of the contract
+LIVE_STATES = 0xFFF & ~(1 << 6 | 1 << 10 | 1 << 12)  # all but TIME_WAIT, LISTEN, NEW_SYN_RECV
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _enter(netns: int) -> None:
+    """setns(2); os.setns exists from Python 3.12 only."""
+    if _libc.setns(netns, CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+class Worker:
+    """State of one endpoint; the halves of the work live in Inbound, Outbound, Shim."""
+
+    def __init__(self, link: socket.socket, config: dict[str, Any], data: socket.socket, netns: int) -> None:
+        self.link = link
+        self.name: str = config["name"]
+        self.vip = wire.pack_addr(config["vip"])
+        self.bounds: dict[str, int] = config["bounds"]
+        self.prefixes = [
+            (wire.pack_addr(str(net.network_address)), net.prefixlen + (96 if net.version == 4 else 0))
+            for net in map(ip_network, config["overlay"])
+        ]
+        self.loop = Loop()
+        self.counters: collections.Counter[str] = collections.Counter()
+        self.shims: set[Shim] = set()
+        self.not_slim: set[bytes] = set()
+        self.host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.endpoint_netns = netns
+        self.diag = [self._diag()]
+        ports = (32768, 60999)
+        _enter(netns)
+        try:
+            self.diag.append(self._diag())
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                raw = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+                self.netns_cookie = int.from_bytes(raw, "little")
+            # /proc/sys/net shows the namespace of whoever reads it.
+            with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+                low, high = map(int, file.read().split())
+                ports = (low, high)
+        finally:
+            _enter(self.host_netns)
+        self.table = Table(self.live)
+        self.listeners = Listeners(self)
+        self.inbound = Inbound(self, data)
+        self.outbound = Outbound(self, ports)
+        self.pending: collections.deque[bytes] = collections.deque()
+        link.setblocking(False)
+        self.loop.add(link.fileno(), IN, self.on_link)
+        self.loop.after(PERIOD, self._look)
+
+    @staticmethod
+    def _diag() -> socket.socket:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 4)  # NETLINK_SOCK_DIAG
+
+    def endpoint_socket(self, family: int) -> socket.socket:
+        """A new non-blocking TCP socket in the endpoint's own namespace."""
+        _enter(self.endpoint_netns)
+        try:
+            return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        finally:
+            _enter(self.host_netns)
+
+    def live(self, want_info: bool) -> Iterator[sockdiag.Sock]:
+        """Every live TCP socket of the host's and of the endpoint's namespace."""
+        for diag in self.diag:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                yield from sockdiag.dump(diag, family, LIVE_STATES, want_info)
+
+    def _look(self) -> None:
+        self.table.reap()
+        self.loop.after(PERIOD * random.uniform(0.8, 1.2), self._look)
+
+    def count(self, what: str) -> None:
+        self.counters[what] += 1
+
+    def may_be_slim(self, addr: bytes) -> bool:
+        """Could an overlay connection from *addr* be the shadow of a cold connect?"""
+        if addr == self.vip or addr in self.not_slim:
+            return False
+        value = int.from_bytes(addr, "big")
+        return any(
+            (value ^ int.from_bytes(prefix, "big")) >> (128 - bits) == 0 for prefix, bits in self.prefixes
+        )
+
+    def withdraw(self, port: int) -> None:
+        """We accept no more on *port*: peers with a lease must hear of it."""
+        now = time.monotonic()
+        admitted = self.inbound.admitted
+        vips = [src for (src, admitted_port), until in admitted.items() if admitted_port == port and until > now]
+        for src in vips:
+            # What is under way was sent in good faith: it has a moment left.
+            admitted[(src, port)] = min(admitted[(src, port)], now + 1.0)
+        if vips:
+            self.tell(op="withdraw", port=port, vips=[wire.unpack_addr(src) for src in vips])
+
+    # --- supervisor ------------------------------------------------------------
+    def tell(self, **message: object) -> None:
+        """Queue one message to the supervisor."""
+        self.pending.append(json.dumps(message, separators=(",", ":")).encode())
+        self._flush()
+
+    def _flush(self) -> None:
+        while self.pending:
+            try:
+                self.link.send(self.pending[0], socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self.loop.after(0.005, self._flush)
+                return
+            except OSError:
+                self.loop.running = False
+                return
+            self.pending.popleft()
+
+    def on_link(self, _mask: int) -> None:
+        for _ in range(32):
+            try:
+                data, ancillary, _flags, _ = self.link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(8))
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, ancillary = b"", []
+            if not data:
+                self.loop.running = False  # no supervisor, no worker: shims find the next one
+                return
+            self.handle(json.loads(data), _descriptors(ancillary))
+
+    def handle(self, message: dict[str, Any], fds: list[int]) -> None:
+        """One message from the supervisor, which we trust."""
+        op = message["op"]
+        if op == "shim":
+            for fd in fds:
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+                if len(self.shims) >= SHIMS:
+                    self.count("shim_crowded")
+                    sock.close()
+                else:
+                    self.shims.add(Shim(self, sock))
+        elif op == "located":
+            found = bool(message["found"])
+            location = Location(wire.pack_addr(message["vip"]), found, int(message.get("reason") or 0))
+            if found:
+                location.address, location.port = message["address"], int(message["port"])
+                location.key_id = int(message["key_id"])
+                location.mac = wire.keyed_mac(bytes.fromhex(message["key"]))
+            self.outbound.on_located(location)
+        elif op == "unlocate":
+            vips = message["vips"]
+            self.outbound.on_unlocate(None if vips is None else [wire.pack_addr(vip) for vip in vips])
+            self.not_slim.clear()
+        elif op == "pair":
+            key = bytes.fromhex(message["key"]) if message["ok"] else None
+            self.inbound.on_pair(int(message["key_id"]), wire.pack_addr(message["vip"]), key)
+        elif op == "unpair":
+            self.inbound.on_unpair(set(message["key_ids"]))
+        elif op == "withdraw":
+            self.outbound.on_withdraw(wire.pack_addr(message["vip"]), int(message["port"]))
+        elif op == "query":
+            self.loop.next_pass(lambda: self.on_query(message, 5))
+        elif op == "answer":
+            self.inbound.on_answer(int(message["id"]), bool(message["probe"]))
+        elif op == "dump":
+            self.dump(message["id"])
+        elif op == "stop":
+            self.loop.running = False
+
+    def on_query(self, message: dict[str, Any], patience: int) -> None:
+        """Are we probing? An attempt without a port yet is given *patience* ms to tell."""
+        probing = self.outbound.probing(
+            wire.pack_addr(message["dst"]), int(message["dport"]), int(message["sport"])
+        )
+        if probing is None and patience > 0:
+            self.loop.after(0.001, lambda: self.on_query(message, patience - 1))
+            return
+        self.tell(op="answer", id=message["id"], probe=bool(probing))
+
+    def dump(self, number: int) -> None:
+        rows = self.table.report(self.name)
+        for start in range(0, max(1, len(rows)), DUMP_PIECE):
+            last = start + DUMP_PIECE >= len(rows)
+            self.tell(
+                op="dumped", id=number, last=last, connections=rows[start : start + DUMP_PIECE],
+                listeners=self.listeners.report()[:200] if last else [],
+                counters=dict(self.counters) if last else {},
+            )  # fmt: skip
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds: list[int] = []
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.extend(array.array("i", raw[: len(raw) - len(raw) % 4]))
+    return fds
+
+
+def main(link: socket.socket) -> int:
+    """Serve one endpoint until the supervisor goes; *link* is the socket to it."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    data, ancillary, _flags, _ = link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(8))
+    fds = _descriptors(list(ancillary))
+    if not data:
+        return 0
+    config = json.loads(data)
+    if config.get("op") != "config" or len(fds) != 2:
+        raise ValueError("worker: the first message is not a configuration with two descriptors")
+    worker = Worker(link, config, socket.socket(fileno=fds[0]), fds[1])
+    worker.tell(op="ready", pid=os.getpid())
+    worker.loop.run()
+    return 0
