@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark looks like to the runner."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.lab import Lab, Process
+from bench.model import Metric, Mode, Pair, Placement
+
+_ports = itertools.count(7100)
+
+
+def free_port() -> int:
+    """A server port that no other case of this run has, below every ephemeral range.
+
+    Host mode's servers live beside the node's own; 7100 and up is free of SlimRouter
+    (docs/architecture.md, Paths and ports).
+    """
+    return next(_ports)
+
+
+@dataclass
+class Site:
+    """Where a case runs and how big it may be."""
+
+    lab: Lab
+    pair: Pair
+    placement: Placement
+    scratch: Path
+    seconds: float = 2.0
+    quick: bool = False
+    long: bool = False
+
+
+@dataclass
+class Sample:
+    """What one measurement of one mode gave."""
+
+    values: dict[str, float]
+    problems: list[str] = field(default_factory=list)
+    probe_connections: int | None = None
+    probe_host_path: int | None = None
+    congestion: str = ""
+
+
+class Case(abc.ABC):
+    """One benchmark: servers are started once per mode, then measured in turns."""
+
+    name: str
+    title: str
+    kind: str = "program"
+    metrics: tuple[Metric, ...]
+    placements: tuple[str, ...] = ("free",)
+    pairs: tuple[str, ...] = ("across",)
+    modes: tuple[str, ...] = ("host", "overlay", "slim")
+    needs: tuple[str, ...] = ()
+    """Executables that must be there; the case is skipped with a note otherwise."""
+    overlay_by_design = False
+    """True if bytes are expected on the overlay's device in slim mode (cold connects)."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.lab = site.lab
+        self.processes: dict[str, list[Process]] = {}
+        self.ports: dict[str, set[int]] = {}
+
+    @abc.abstractmethod
+    def start(self, mode: Mode) -> None:
+        """Start the server and return when it answers; raise BenchError if it does not."""
+
+    @abc.abstractmethod
+    def measure(self, mode: Mode) -> Sample:
+        """Put load on it once."""
+
+    def conditions(self) -> str:
+        """What was sent and how, in words."""
+        return ""
+
+    def stop(self, mode: Mode) -> None:
+        """End what `start` started."""
+        for process in reversed(self.processes.pop(mode.name, [])):
+            process.stop()
+
+    # ---- for the cases ----
+
+    def serve(
+        self, mode: Mode, command: list[str], endpoint: str | None = None, what: str = ""
+    ) -> Process:
+        """Start a server process in the pair's server endpoint; `stop` ends it."""
+        process = self.lab.start(
+            endpoint or self.site.pair.server,
+            mode,
+            command,
+            self.site.placement.server_cpu,
+            what or self.name,
+        )
+        self.processes.setdefault(mode.name, []).append(process)
+        return process
+
+    def load(
+        self, mode: Mode, command: list[str], seconds: float = 60.0, check: bool = True
+    ) -> str:
+        """Run a client to its end in the pair's client endpoint; gives its standard output."""
+        return self.lab.run(
+            self.site.pair.client, mode, command, self.site.placement.client_cpu, seconds, check
+        )
+
+    def address(self, mode: Mode, endpoint: str | None = None) -> str:
+        """Address by which the client reaches the server (or the given endpoint)."""
+        return self.lab.address(mode, endpoint or self.site.pair.server)
+
+    def port(self, mode: Mode) -> int:
+        """A fresh server port for this mode, remembered for the look at the connection table."""
+        port = free_port()
+        self.ports.setdefault(mode.name, set()).add(port)
+        return port

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs cases in interleaved rounds (A B C A B C ...) and collects the evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.case import Case, Sample, Site
+from bench.conditions import parse_congestion
+from bench.lab import BenchError, Lab
+from bench.model import MODES, PAIRS, PLACEMENTS, SLIM, Mode, Problem, Proof, Report, Series
+
+PROOF_EVERY = 0.3
+"""Seconds between two looks at the connection table (each starts a slimctl)."""
+
+GIVE_UP = 2
+"""A mode that failed so often in a case is not tried again in it."""
+
+
+def say(text: str) -> None:
+    """A progress line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Runner:
+    """One run: which cases, how many rounds, which modes."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        report: Report,
+        scratch: Path,
+        *,
+        rounds: int,
+        seconds: float,
+        quick: bool = False,
+        long: bool = False,
+        modes: Sequence[str] = ("host", "overlay", "slim"),
+        pairs: Sequence[str] | None = None,
+        placements: Sequence[str] | None = None,
+        progress: Callable[[str], None] = say,
+    ) -> None:
+        self.lab = lab
+        self.report = report
+        self.scratch = scratch
+        self.rounds = rounds
+        self.seconds = seconds
+        self.quick = quick
+        self.long = long
+        self.modes = [MODES[name] for name in modes]
+        self.pairs = pairs
+        self.placements = placements
+        self.progress = progress
+        self.congestion: set[str] = set()
+
+    def run(self, cases: Iterable[type[Case]]) -> None:
+        """Run every case in every pair and placement that it has and that was asked for."""
+        for kind in cases:
+            missing = [name for name in kind.needs if shutil.which(name, path=SEARCH) is None]
+            if missing:
+                self.note(
+                    f"{kind.name}: skipped, {', '.join(missing)} not installed (bench/packages.txt)"
+                )
+                continue
+            pairs = [p for p in kind.pairs if self.pairs is None or p in self.pairs]
+            if self.pairs is not None and kind.kind == "program" and not pairs:
+                pairs = list(self.pairs)
+            for pair in pairs:
+                if not all(self.lab.has(e) for e in (PAIRS[pair].client, PAIRS[pair].server)):
+                    self.note(
+                        f"{kind.name}, {pair}: skipped, the lab has no {PAIRS[pair].server} "
+                        "(slimlab up --endpoints-per-host 2)"
+                    )
+                    continue
+                for placement in kind.placements:
+                    if self.placements is None or placement in self.placements:
+                        self.run_case(kind, pair, placement)
+
+    def note(self, text: str) -> None:
+        """Say something now and in the report, once."""
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+            self.progress(f"  note: {text}")
+
+    def run_case(self, kind: type[Case], pair: str, placement: str) -> None:
+        """Run one case; what fails becomes a problem of the report, never an exception."""
+        where = PLACEMENTS[placement]
+        scratch = self.scratch / f"{kind.name}-{pair}-{placement}"
+        scratch.mkdir(mode=0o755)
+        site = Site(self.lab, PAIRS[pair], where, scratch, self.seconds, self.quick, self.long)
+        with contextlib.ExitStack() as stack:
+            words = where.title
+            if where.pin_workers and SLIM in self.modes and "slim" in kind.modes:
+                ends = (PAIRS[pair].client, PAIRS[pair].server)
+                count = stack.enter_context(self.lab.pinned_workers(ends, where.client_cpu or 0))
+                if not count:
+                    words += " (no worker found to pin)"
+            try:
+                case = kind(site)
+            except BenchError as error:
+                self.problem(kind.name, pair, placement, "", 0, str(error))
+                return
+            self._run_rounds(case, pair, placement, words)
+
+    def problem(
+        self, case: str, pair: str, placement: str, mode: str, number: int, text: str
+    ) -> None:
+        """Record an error."""
+        self.report.problems.append(Problem(case, pair, placement, mode, number, text))
+        self.progress(f"  ERROR {case} {pair} {mode}: {text}")
+
+    def _run_rounds(self, case: Case, pair: str, placement: str, words: str) -> None:
+        rounds: list[dict[str, dict[str, float]]] = []
+        failures: dict[str, int] = {}
+        proof = Proof(case.name, pair, placement)
+        devices: dict[str, int] = {}
+        counts: dict[str, int] = {}
+        started: list[Mode] = []
+        modes = [m for m in self.modes if m.name in case.modes]
+        self.progress(f"{case.title} ({PAIRS[pair].title}; {words})")
+        try:
+            for mode in modes:
+                started.append(mode)
+                try:
+                    case.start(mode)
+                except (BenchError, OSError) as error:
+                    failures[mode.name] = GIVE_UP
+                    self.problem(case.name, pair, placement, mode.name, 0, str(error))
+            for number in range(1, self.rounds + 1):
+                values: dict[str, dict[str, float]] = {}
+                for mode in modes:
+                    if failures.get(mode.name, 0) >= GIVE_UP:
+                        continue
+                    try:
+                        before = self._device(case, mode)
+                        sample = case.measure(mode)
+                        after = self._device(case, mode)
+                    except (BenchError, OSError, ValueError, KeyError) as error:
+                        failures[mode.name] = failures.get(mode.name, 0) + 1
+                        self.problem(case.name, pair, placement, mode.name, number, describe(error))
+                        continue
+                    values[mode.name] = sample.values
+                    if before is not None and after is not None:
+                        devices[mode.name] = devices.get(mode.name, 0) + after - before
+                        counts[mode.name] = counts.get(mode.name, 0) + 1
+                    self._take(sample, mode, proof)
+                    for text in sample.problems:
+                        self.problem(case.name, pair, placement, mode.name, number, text)
+                rounds.append(values)
+                self.progress(f"  round {number}/{self.rounds}: {self._line(case, values)}")
+            if SLIM in modes and failures.get("slim", 0) < GIVE_UP and not case.overlay_by_design:
+                for name, attribute in (
+                    ("slim", "device_slim_bytes"),
+                    ("overlay", "device_overlay_bytes"),
+                ):
+                    if counts.get(name):
+                        setattr(proof, attribute, devices[name] // counts[name])
+                self._prove(case, proof)
+            elif SLIM in modes and failures.get("slim", 0) >= GIVE_UP:
+                proof.problem = "slim mode failed"
+        finally:
+            for mode in reversed(started):
+                case.stop(mode)
+        if SLIM in modes and case.name != "memory":
+            self.report.proofs.append(proof)
+            self.progress(f"  path: {'proven' if proof.proven else 'NOT PROVEN'}: {proof.text()}")
+            if not proof.proven:
+                # Not speed: a slim column that was carried by the overlay would be a wrong figure.
+                text = f"the bytes are not proven to have taken the host path: {proof.text()}"
+                self.problem(case.name, pair, placement, "slim", 0, text)
+        for metric in case.metrics:
+            self.report.series.append(
+                Series(
+                    case.name,
+                    case.title,
+                    case.kind,
+                    pair,
+                    placement,
+                    "; ".join(part for part in (case.conditions(), words) if part),
+                    metric,
+                    [
+                        {m: v[metric.name] for m, v in one.items() if metric.name in v}
+                        for one in rounds
+                    ],
+                )
+            )
+
+    def _device(self, case: Case, mode: Mode) -> int | None:
+        """Bytes so far on the client endpoint's own devices; the host's do not matter."""
+        if mode.address == "host":
+            return None
+        return self.lab.device_bytes(case.site.pair.client)
+
+    def _take(self, sample: Sample, mode: Mode, proof: Proof) -> None:
+        if sample.congestion:
+            self.congestion.add(f"{mode.name}: {sample.congestion}")
+        if mode is SLIM and sample.probe_connections is not None:
+            proof.probe_connections = (proof.probe_connections or 0) + sample.probe_connections
+            proof.probe_host_path = (proof.probe_host_path or 0) + (sample.probe_host_path or 0)
+
+    def _line(self, case: Case, values: dict[str, dict[str, float]]) -> str:
+        first = case.metrics[0]
+        shown = [
+            f"{mode} {one[first.name]:,.{first.digits}f}"
+            for mode, one in values.items()
+            if first.name in one
+        ]
+        return f"{first.title} {first.unit}: " + ", ".join(shown) if shown else "no figure"
+
+    def _prove(self, case: Case, proof: Proof) -> None:
+        """One more load in slim mode, not counted, while the connection table is watched.
+
+        slimctl costs CPU time of its own, so this is never done during a measurement.
+        """
+        failed: list[str] = []
+
+        def load() -> None:
+            try:
+                case.measure(SLIM)
+            except (BenchError, OSError, ValueError, KeyError) as error:
+                failed.append(describe(error))
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        seen: dict[Any, dict[str, Any]] = {}
+        answered = False
+        try:
+            while thread.is_alive():
+                begun = time.monotonic()
+                rows = self.lab.connections(case.site.pair.client)
+                if rows is not None:
+                    answered = True
+                    take_rows(rows, case.ports.get("slim", set()), seen)
+                if case.name == "stream":
+                    text = self.lab.run(
+                        case.site.pair.client,
+                        "host",
+                        ["ss", "-tinH", "state", "established"],
+                        check=False,
+                    )
+                    self.congestion |= {
+                        f"ss on the node: {name}" for name in parse_congestion(text)
+                    }
+                thread.join(max(0.0, PROOF_EVERY - (time.monotonic() - begun)))
+        finally:
+            thread.join()
+        if failed:
+            proof.problem = f"the load for the proof failed: {failed[0]}"
+        elif not answered:
+            proof.problem = "slimctl did not answer" if proof.probe_connections is None else ""
+        count_rows(seen, proof)
+
+
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def describe(error: Exception) -> str:
+    """Words for an error; a bare KeyError says nothing."""
+    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+
+
+def take_rows(rows: list[dict[str, Any]], ports: set[int], seen: dict[Any, dict[str, Any]]) -> None:
+    """Remember the rows of the connection table that concern these server ports."""
+    for row in rows:
+        if ports and row.get("dport") not in ports and row.get("sport") not in ports:
+            continue
+        key = tuple(
+            row.get(name)
+            for name in ("endpoint", "direction", "src", "sport", "dst", "dport", "cookie")
+        )
+        seen[key] = row
+
+
+def count_rows(seen: dict[Any, dict[str, Any]], proof: Proof) -> None:
+    """Sum the remembered rows up; each row's bytes are those of its last appearance."""
+    for row in seen.values():
+        if row.get("path") == "slim":
+            proof.table_slim += 1
+            proof.table_bytes += int(row.get("bytes_sent") or 0) + int(
+                row.get("bytes_received") or 0
+            )
+        else:
+            proof.table_overlay += 1
+            why = str(row.get("why") or "unknown")
+            proof.table_reasons[why] = proof.table_reasons.get(why, 0) + 1
