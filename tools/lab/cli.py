@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of `slimlab` that the shell wrapper does not answer by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from lab import builder, push, status
+from lab.errors import LabError, Refused
+from lab.state import Plan, State
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise Refused(f"{message}; see tools/slimlab --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="slimlab", add_help=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+    up = verbs.add_parser("up")
+    up.add_argument("--kind", default="netns", choices=("netns", "vm"))
+    up.add_argument("--hosts", type=int, default=2)
+    up.add_argument("--endpoints-per-host", type=int, default=1)
+    up.add_argument("--rtt-us", type=int, default=0)
+    up.add_argument("--secure", default="none", choices=("none", "bpf", "kmod"))
+    # For tests of the lab itself: an overlay without the product.
+    up.add_argument("--no-deploy", action="store_true")
+    verbs.add_parser("down")
+    pushing = verbs.add_parser("push")
+    pushing.add_argument("paths", nargs="+", metavar="PATH")
+    showing = verbs.add_parser("status")
+    showing.add_argument("--json", action="store_true")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    if options.kind != "netns":
+        raise Refused("--kind vm is not built yet; use --kind netns")
+    if options.secure != "none":
+        raise Refused(f"--secure {options.secure} is not built yet; use --secure none")
+    # One second keeps every frame of a full link inside the relay's queue.
+    if not 0 <= options.rtt_us <= 1_000_000:
+        raise Refused(f"--rtt-us {options.rtt_us}: choose 0 to 1000000 microseconds")
+    plan = Plan(
+        hosts=options.hosts,
+        endpoints_per_host=options.endpoints_per_host,
+        rtt_us=options.rtt_us,
+        secure=options.secure,
+        deploy=not options.no_deploy,
+    )
+    plan.lay_out()
+    return plan
+
+
+def run(arguments: list[str]) -> None:
+    """Do what the command line says; raises LabError."""
+    options = _parser().parse_args(arguments)
+    try:
+        state = State()
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    if options.verb == "up":
+        plan = _plan(options)
+        with state.lock():
+            builder.build(state, plan)
+    elif options.verb == "down":
+        with state.lock():
+            builder.remove(state)
+    elif options.verb == "push":
+        for path in options.paths:
+            push.check(path)
+        push.push(state, state.load(), options.paths)
+    else:
+        facts = status.collect(state, state.load())
+        print(json.dumps(facts) if options.json else status.render(facts))
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    try:
+        run(sys.argv[1:])
+    except LabError as error:
+        print(f"slimlab: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("slimlab: interrupted; tools/slimlab down removes what there is", file=sys.stderr)
+        return 130
+    return 0
