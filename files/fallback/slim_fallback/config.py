@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What /etc/slim/fallback.json says, checked before anything is done with it."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8: RFC 7348 section 5.
+VXLAN_OVERHEAD = 50
+# The smallest MTU that IPv4 may meet: RFC 791.
+MTU_MIN = 68
+# IFNAMSIZ less the closing zero: netdevice(7).
+NAME_MAX = 15
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text names thing, cause and next step."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint of this host."""
+
+    name: str
+    tenant: str
+    vip: ipaddress.IPv4Address
+    # Path of the network namespace.
+    netns: str
+    # Name of the endpoint's interface in there.
+    interface: str
+
+    @property
+    def link(self) -> str:
+        """The host's end of the veth pair; the same for an endpoint at every boot."""
+        digest = hashlib.sha256(f"{self.tenant}\0{self.name}".encode()).hexdigest()
+        return f"slv{digest[:10]}"
+
+    @property
+    def mac(self) -> str:
+        """Locally administered, made of the vip: peers' neighbour entries outlive a rebuild."""
+        return "02:51:" + ":".join(f"{octet:02x}" for octet in self.vip.packed)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The fallback overlay as it should be on this host."""
+
+    provider: str
+    # Address of this host on the network between the hosts.
+    address: ipaddress.IPv4Address
+    overlay: tuple[ipaddress.IPv4Network, ...]
+    # Addresses of the other hosts.
+    peers: tuple[ipaddress.IPv4Address, ...]
+    # Endpoints that are to be connected by us.
+    endpoints: tuple[Endpoint, ...]
+    vni: int
+    # UDP port of the tunnel.
+    port: int
+    bridge: str
+    device: str
+    # Bytes; 0 takes the MTU of the interface that has the address, less the overhead.
+    mtu: int
+
+    def network_of(self, vip: ipaddress.IPv4Address) -> ipaddress.IPv4Network:
+        """The overlay network that the vip lies in.
+
+        :raises ConfigError: none.
+        """
+        for network in self.overlay:
+            if vip in network:
+                return network
+        raise ConfigError(
+            f"vip {vip} lies outside the overlay; correct slim_endpoints or slim_overlay_networks"
+        )
+
+
+def _take(content: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    value = content.get(key, default)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{key} {value!r} is not a {kind.__name__}; run the playbook again")
+    return value
+
+
+def _link_name(text: str, key: str) -> str:
+    if not text or len(text) > NAME_MAX or "/" in text or any(char.isspace() for char in text):
+        raise ConfigError(
+            f"{key} {text!r} cannot be an interface's name; "
+            f"choose 1 to {NAME_MAX} letters without slash or space"
+        )
+    return text
+
+
+def parse(text: str) -> Config:
+    """The configuration from JSON text.
+
+    :raises ConfigError: it cannot be used.
+    """
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ConfigError("the configuration is not an object; run the playbook again")
+        if content.get("version") != 1:
+            raise ConfigError(
+                f"version {content.get('version')!r} is not known; install a matching slim_fallback"
+            )
+        provider = _take(content, "provider", str)
+        if provider not in ("vxlan", "existing"):
+            raise ConfigError(f"provider {provider!r} is not known; choose vxlan or existing")
+        endpoints = []
+        for entry in _take(content, "endpoints", list, []):
+            if not entry.get("attach", False):
+                continue
+            endpoints.append(
+                Endpoint(
+                    name=_take(entry, "name", str),
+                    tenant=_take(entry, "tenant", str, "default"),
+                    vip=ipaddress.IPv4Address(_take(entry, "vip", str)),
+                    netns=_take(entry, "netns", str),
+                    interface=_link_name(
+                        _take(entry, "interface", str, "eth0"), "the endpoint's interface"
+                    ),
+                )
+            )
+        config = Config(
+            provider=provider,
+            address=ipaddress.IPv4Address(_take(content, "address", str)),
+            overlay=tuple(ipaddress.IPv4Network(item) for item in _take(content, "overlay", list)),
+            peers=tuple(ipaddress.IPv4Address(item) for item in _take(content, "peers", list, [])),
+            endpoints=tuple(endpoints),
+            vni=_take(content, "vni", int, 4242),
+            port=_take(content, "port", int, 8472),
+            bridge=_link_name(_take(content, "bridge", str, "br-slim"), "bridge"),
+            device=_link_name(_take(content, "device", str, "vx-slim"), "device"),
+            mtu=_take(content, "mtu", int, 0),
+        )
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"the configuration is damaged: {error}; run the playbook again"
+        ) from error
+    if not 0 < config.vni < 1 << 24:
+        raise ConfigError(f"vni {config.vni} is not from 1 to 16777215; correct it")
+    if not 0 < config.port < 65536:
+        raise ConfigError(f"port {config.port} is not a UDP port; correct it")
+    if config.mtu and config.mtu < MTU_MIN:
+        raise ConfigError(f"mtu {config.mtu} is below {MTU_MIN}; leave it out or raise it")
+    for endpoint in config.endpoints:
+        config.network_of(endpoint.vip)
+    return config
+
+
+def load(path: Path) -> Config:
+    """The configuration from a file.
+
+    :raises ConfigError: it cannot be read or used.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; run the playbook") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is damaged: {error}; run the playbook again") from error

@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Copyright (c) The slim.overlay authors
+"""The fleet as the inventory describes it, and what is wrong with it.
+
+Private to this collection. Pure functions over plain data: nothing here talks
+to a host. A problem is a dictionary with the keys C(thing), C(cause) and
+C(next), which reads as one sentence, see L(sentence).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+TRUNK_PORT = 6790
+DATA_PORTS = (20000, 20999)
+OVERLAY = ("10.44.0.0/16",)
+PROVIDERS = ("vxlan", "existing")
+FIREWALLS = ("managed", "checked", "ignored")
+SERVICE_MANAGERS = ("systemd", "keeper")
+SECURE_MODES = ("none", "bpf", "kmod")
+SECURE_BUILT = ("none",)
+
+# sun_path has 108 bytes with its closing zero: unix(7).
+SOCKET_PATH_MAX = 107
+# Linux IFNAMSIZ less the closing zero: netdevice(7).
+NAME_MAX = 63
+# map.json carries at most this many bytes of a netns path.
+PATH_MAX = 4096
+
+
+def problem(thing, cause, remedy):
+    """One thing that is wrong, with its cause and the next step."""
+    return {"thing": thing, "cause": cause, "next": remedy}
+
+
+def sentence(entry):
+    """The problem as one line of text."""
+    return f"{entry['thing']}: {entry['cause']}; {entry['next']}"
+
+
+def _address(text):
+    """An IPv4Address, or None where text is not one."""
+    try:
+        return ipaddress.IPv4Address(str(text))
+    except ValueError:
+        return None
+
+
+def _networks(values):
+    """The overlay's networks that parse; the others are reported by _check_networks."""
+    found = []
+    for value in values:
+        try:
+            found.append(ipaddress.IPv4Network(str(value)))
+        except ValueError:
+            continue
+    return found
+
+
+def _plain(value):
+    """Ansible's tagged and lazy containers as ordinary ones."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def build(hostvars, names):
+    """The fleet out of the hosts' variables.
+
+    :param hostvars: mapping of host name to its variables.
+    :param names: the hosts to look at, normally those of the group slim_hosts.
+    :returns: dict with C(hosts) (name to address, trunk_port, data_ports) and
+        C(endpoints) (list, each with host). What the inventory has wrong stays
+        in as it is, for L(problems) to name.
+    """
+    hosts = {}
+    endpoints = []
+    for name in names:
+        values = hostvars[name]
+        explicit = "slim_host_address" in values
+        if explicit:
+            address = values["slim_host_address"]
+        else:
+            facts = values.get("ansible_facts") or {}
+            address = (facts.get("default_ipv4") or {}).get("address")
+            if not address:
+                address = (facts.get("slim_host") or {}).get("default_address")
+        hosts[str(name)] = {
+            "address": str(address) if address else "",
+            "explicit": explicit,
+            "trunk_port": values.get("slim_trunk_port", TRUNK_PORT),
+            "data_ports": _plain(values.get("slim_data_ports", list(DATA_PORTS))),
+        }
+        listed = values.get("slim_endpoints", [])
+        if not isinstance(listed, (list, tuple)):
+            listed = [listed]
+        for entry in listed:
+            plain = _plain(entry)
+            if isinstance(plain, dict):
+                plain = {"tenant": "default", "netns": "", "attach": False, **plain}
+                plain["host"] = str(name)
+                for key in ("name", "vip", "tenant", "netns"):
+                    if key in plain and plain[key] is not None:
+                        plain[key] = str(plain[key])
+            else:
+                plain = {"host": str(name), "wrong": str(plain)}
+            endpoints.append(plain)
+    return {"hosts": hosts, "endpoints": endpoints}
+
+
+def _check_settings(settings):
+    for key, variable, known in (
+        ("fallback_provider", "slim_fallback_provider", PROVIDERS),
+        ("secure_mode", "slim_secure_mode", SECURE_MODES),
+        ("service_manager", "slim_service_manager", SERVICE_MANAGERS),
+        ("host_firewall", "slim_host_firewall", FIREWALLS),
+    ):
+        value = settings[key]
+        if value not in known:
+            yield problem(
+                f"{variable} {value}", "it is not known here", f"choose one of {', '.join(known)}"
+            )
+    secure = settings["secure_mode"]
+    if secure in SECURE_MODES and secure not in SECURE_BUILT:
+        yield problem(
+            f"slim_secure_mode {secure}",
+            "this version of the collection does not have it",
+            "set slim_secure_mode: none if every program in the endpoints is trusted, "
+            "or do not deploy Slim there",
+        )
+    for path in settings["socket_paths"]:
+        size = len(str(path).encode())
+        if size > SOCKET_PATH_MAX:
+            yield problem(
+                f"socket path {path}",
+                f"it has {size} bytes and a Unix socket's path has room for {SOCKET_PATH_MAX}",
+                "choose a shorter directory",
+            )
+
+
+def _check_networks(settings):
+    values = settings["overlay_networks"]
+    if not isinstance(values, (list, tuple)) or not values:
+        yield problem(
+            "slim_overlay_networks",
+            "it is not a list with at least one network",
+            "give it as a list, for example [10.44.0.0/16]",
+        )
+        return
+    parsed = []
+    for value in values:
+        try:
+            network = ipaddress.IPv4Network(str(value))
+        except ValueError as error:
+            yield problem(
+                f"overlay network {value}",
+                f"it is not an IPv4 network ({error})",
+                "write it as NETWORK/LENGTH with no host bits set",
+            )
+            continue
+        for other in parsed:
+            if network.overlaps(other):
+                yield problem(
+                    f"overlay network {network}", f"it overlaps {other}", "keep one of the two"
+                )
+        parsed.append(network)
+
+
+def _check_ports(name, host, endpoints):
+    """Ports of one host; endpoints is the number that it has."""
+    trunk = host["trunk_port"]
+    if not isinstance(trunk, int) or isinstance(trunk, bool) or not 0 < trunk < 65536:
+        yield problem(
+            f"host {name}",
+            f"slim_trunk_port {trunk} is not a TCP port",
+            "choose a number from 1 to 65535 (normally 6790)",
+        )
+        trunk = None
+    ports = host["data_ports"]
+    if (
+        not isinstance(ports, (list, tuple))
+        or len(ports) != 2
+        or not all(isinstance(port, int) and 0 < port < 65536 for port in ports)
+        or ports[0] > ports[1]
+    ):
+        yield problem(
+            f"host {name}",
+            f"slim_data_ports {ports} is not a range of TCP ports",
+            "give [FIRST, LAST], for example [20000, 20999]",
+        )
+        return
+    if trunk is not None and ports[0] <= trunk <= ports[1]:
+        yield problem(
+            f"host {name}",
+            f"slim_trunk_port {trunk} lies inside slim_data_ports {ports[0]} to {ports[1]}",
+            "move one of them",
+        )
+    room = ports[1] - ports[0] + 1
+    if room < endpoints:
+        yield problem(
+            f"host {name}",
+            f"slim_data_ports {ports[0]} to {ports[1]} has {room} ports "
+            f"for {endpoints} endpoints and each needs one",
+            "widen the range",
+        )
+
+
+def _check_hosts(fleet, settings, complete):
+    owners = {}
+    networks = _networks(settings["overlay_networks"] or [])
+    counts = {}
+    for endpoint in fleet["endpoints"]:
+        counts[endpoint["host"]] = counts.get(endpoint["host"], 0) + 1
+    for name, host in fleet["hosts"].items():
+        yield from _check_ports(name, host, counts.get(name, 0))
+        text = host["address"]
+        if not text:
+            if host["explicit"] or complete:
+                yield problem(
+                    f"host {name}",
+                    "it has no address that the other hosts could reach",
+                    "set slim_host_address for it (it has no default IPv4 route to take one from, "
+                    "or it was left out by --limit and its facts are not known)",
+                )
+            continue
+        address = _address(text)
+        if address is None:
+            yield problem(
+                f"host {name}",
+                f"slim_host_address {text} is not an IPv4 address",
+                "write it as four numbers, for example 192.0.2.1",
+            )
+            continue
+        if address.is_loopback or address.is_unspecified or address.is_multicast:
+            yield problem(
+                f"host {name}",
+                f"slim_host_address {text} cannot be reached from another host",
+                "give the address of the network between the hosts",
+            )
+            continue
+        if address in owners:
+            yield problem(
+                f"host {name}",
+                f"its address {text} is already that of host {owners[address]}",
+                "correct slim_host_address of one of the two",
+            )
+        owners.setdefault(address, name)
+        for network in networks:
+            if address in network:
+                yield problem(
+                    f"overlay network {network}",
+                    f"it contains the host address {text} of {name}",
+                    "choose an overlay network that no host network overlaps",
+                )
+
+
+def _check_endpoints(fleet, settings):
+    networks = _networks(settings["overlay_networks"] or [])
+    names = {}
+    vips = {}
+    spaces = {}
+    for endpoint in fleet["endpoints"]:
+        host = endpoint["host"]
+        if "wrong" in endpoint:
+            yield problem(
+                f"host {host}",
+                f"slim_endpoints holds {endpoint['wrong']!r}, which is not an endpoint",
+                "give a list of {name, vip, tenant, netns, attach}",
+            )
+            continue
+        name = endpoint.get("name")
+        if not name:
+            yield problem(f"host {host}", "an endpoint has no name", "give each endpoint a name")
+            name = "(no name)"
+        thing = f"endpoint {name}"
+        where = f"{host}/{name}"
+        if len(name.encode()) > NAME_MAX or any(char.isspace() or char == "/" for char in name):
+            yield problem(
+                thing,
+                f"the name has more than {NAME_MAX} bytes, white space or a slash",
+                "choose a plain, short name",
+            )
+        tenant = endpoint.get("tenant") or ""
+        if not tenant or len(tenant.encode()) > 255 or "\0" in tenant:
+            yield problem(
+                thing, "its tenant is empty or longer than 255 bytes", "choose a shorter tenant"
+            )
+        if (tenant, name) in names:
+            yield problem(
+                thing,
+                f"the name is taken by {names[tenant, name]} (this one is on {host})",
+                "rename one of the two",
+            )
+        names.setdefault((tenant, name), where)
+        yield from _check_vip(thing, where, endpoint, networks, vips, fleet)
+        yield from _check_netns(thing, where, endpoint, spaces)
+
+
+def _check_vip(thing, where, endpoint, networks, vips, fleet):
+    text = endpoint.get("vip")
+    if not text:
+        yield problem(thing, f"it has no vip (on {endpoint['host']})", "give it one")
+        return
+    vip = _address(text)
+    if vip is None:
+        yield problem(
+            thing, f"vip {text} is not an IPv4 address", "write it without a prefix length"
+        )
+        return
+    if vip in vips:
+        # One flat fallback carries all tenants, so a vip can be there once only.
+        yield problem(
+            thing,
+            f"vip {vip} is already held by {vips[vip]}",
+            "remove it there or choose another",
+        )
+    vips.setdefault(vip, where)
+    inside = [network for network in networks if vip in network]
+    if networks and not inside:
+        yield problem(
+            thing,
+            f"vip {vip} lies outside the overlay {', '.join(str(net) for net in networks)}",
+            "choose a vip inside it or extend slim_overlay_networks",
+        )
+    for network in inside:
+        if network.prefixlen < 31 and vip in (network.network_address, network.broadcast_address):
+            yield problem(
+                thing,
+                f"vip {vip} is the network or broadcast address of {network}",
+                "choose another",
+            )
+    for name, host in fleet["hosts"].items():
+        if host["address"] and _address(host["address"]) == vip:
+            yield problem(thing, f"vip {vip} is the address of host {name}", "choose another")
+
+
+def _check_netns(thing, where, endpoint, spaces):
+    netns = endpoint.get("netns") or ""
+    if not netns:
+        yield problem(
+            thing,
+            "it has no netns",
+            "give the path of its network namespace, for example /run/netns/web",
+        )
+        return
+    if not netns.startswith("/") or len(netns.encode()) > PATH_MAX:
+        yield problem(thing, f"netns {netns} is not an absolute path", "give one")
+    if not isinstance(endpoint.get("attach"), bool):
+        yield problem(
+            thing, f"attach {endpoint.get('attach')!r} is not a boolean", "use true or false"
+        )
+    key = (endpoint["host"], netns)
+    if key in spaces:
+        yield problem(
+            thing,
+            f"netns {netns} is already that of {spaces[key]}",
+            "one network namespace holds one endpoint",
+        )
+    spaces.setdefault(key, where)
+
+
+def problems(fleet, settings, complete=True):
+    """Everything that is wrong with the inventory.
+
+    :param fleet: from L(build).
+    :param settings: dict with overlay_networks, fallback_provider, secure_mode,
+        service_manager, host_firewall and socket_paths.
+    :param complete: facts of the hosts are known; without them a host whose
+        address comes from its facts is not reported yet.
+    :returns: list of problems, empty where the inventory is good.
+    """
+    found = list(_check_settings(settings))
+    found += _check_networks(settings)
+    if not fleet["hosts"]:
+        found.append(
+            problem("group slim_hosts", "it has no hosts", "put the hosts of the fleet into it")
+        )
+    found += _check_hosts(fleet, settings, complete)
+    found += _check_endpoints(fleet, settings)
+    return found
+
+
+def fleet_map(fleet, installed=None, seen=()):
+    """The content of map.json.
+
+    :param fleet: from L(build), without problems.
+    :param installed: text of the map that the host has, or None.
+    :param seen: texts of the maps of the other hosts of this run. A host whose
+        map must change gets a revision above all of them, so that revisions
+        only grow.
+    """
+    content = {
+        "version": 1,
+        "hosts": {
+            name: {"address": host["address"], "trunk_port": host["trunk_port"]}
+            for name, host in sorted(fleet["hosts"].items())
+        },
+        "endpoints": [
+            {key: endpoint[key] for key in ("name", "tenant", "vip", "host", "netns")}
+            for endpoint in sorted(
+                fleet["endpoints"], key=lambda item: (item["tenant"], item["host"], item["name"])
+            )
+        ],
+    }
+
+    def read(text):
+        try:
+            old = json.loads(text or "{}")
+            revision = int(old.pop("revision", 0))
+        except (ValueError, TypeError, AttributeError):
+            return 0, {}
+        return revision, old
+
+    revision, old = read(installed)
+    if old != content:
+        revision = 1 + max([revision] + [read(text)[0] for text in seen])
+    return {"version": 1, "revision": revision} | {
+        key: content[key] for key in ("hosts", "endpoints")
+    }

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Copyright (c) The slim.overlay authors
+"""What a host must offer before Slim goes onto it.
+
+Private to this collection. Judges the facts that the module slim_host_facts
+brings; pure functions, so that every refusal has a unit test.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from ansible_collections.slim.overlay.plugins.module_utils._fleet import problem
+
+# SO_NETNS_COOKIE, by which the router knows its callers, came with 5.14: socket(7).
+KERNEL_MIN = (5, 14)
+PYTHON_MIN = (3, 11)
+
+
+def _version(text):
+    found = re.match(r"(\d+)\.(\d+)", str(text))
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def _software(thing, facts, settings):
+    if _version(facts["kernel"]) < KERNEL_MIN:
+        yield problem(
+            thing,
+            f"its kernel {facts['kernel']} is older than {KERNEL_MIN[0]}.{KERNEL_MIN[1]}, "
+            "where SO_NETNS_COOKIE came in",
+            "boot a newer kernel or leave the host out of slim_hosts",
+        )
+    python = facts["python"]
+    if not python["version"]:
+        yield problem(
+            thing,
+            f"the interpreter {python['path']} does not run",
+            "install Python 3.11 or later there or set slim_router_python",
+        )
+    elif tuple(python["version"][:2]) < PYTHON_MIN:
+        version = ".".join(str(part) for part in python["version"])
+        yield problem(
+            thing,
+            f"{python['path']} is Python {version} and the router needs 3.11 or later",
+            "install a newer Python and set slim_router_python to it",
+        )
+    elif not settings["manage_packages"]:
+        for module in python["missing"]:
+            if module == "pyroute2" and settings["fallback_provider"] != "vxlan":
+                continue
+            yield problem(
+                thing,
+                f"{python['path']} has no module {module}",
+                "install it there or set slim_router_manage_packages: true",
+            )
+    elif python["missing"] and facts["os_family"] not in ("debian", "redhat"):
+        yield problem(
+            thing,
+            f"{python['path']} lacks {', '.join(python['missing'])} and the package names "
+            f"of {facts['distribution'] or 'this system'} are not known here",
+            "install the modules there and set slim_router_manage_packages: false",
+        )
+    builder = settings["controller_machine"]
+    if settings["shim_build"] == "controller" and facts["machine"] != builder:
+        yield problem(
+            thing,
+            f"it is {facts['machine']} and the controller would build the shim for {builder}",
+            "set slim_shim_build: host for it",
+        )
+    if settings["shim_build"] == "host":
+        for tool in ("make", "cc"):
+            if not facts["tools"].get(tool):
+                yield problem(
+                    thing,
+                    f"slim_shim_build is host and there is no {tool}",
+                    "install a C compiler and make there, or build on the controller",
+                )
+
+
+def _network(thing, facts, settings):
+    address = settings["address"]
+    known = sorted({entry["address"] for entry in facts["addresses"]})
+    if address and known and address not in known:
+        yield problem(
+            thing,
+            f"slim_host_address {address} is not on any of its interfaces",
+            f"choose one of {', '.join(known)}",
+        )
+    overlay = []
+    for value in settings["overlay_networks"]:
+        try:
+            overlay.append(ipaddress.IPv4Network(str(value)))
+        except ValueError:
+            continue
+    if settings["fallback_provider"] == "vxlan":
+        if not facts["vxlan"]:
+            yield problem(
+                thing,
+                f"its kernel {facts['kernel']} has no vxlan driver",
+                "install the package with the kernel's modules or use "
+                "slim_fallback_provider: existing",
+            )
+        for route in facts["routes"]:
+            network = ipaddress.IPv4Network(route["network"])
+            if network.prefixlen == 0 or route["device"] in settings["own_devices"]:
+                continue
+            for mine in overlay:
+                if mine.overlaps(network):
+                    yield problem(
+                        f"overlay network {mine}",
+                        f"it overlaps {network}, which is reached through {route['device']} of "
+                        f"host {settings['name']}",
+                        "choose an overlay network that no host network overlaps",
+                    )
+    if settings["fallback_provider"] == "existing":
+        for mine in overlay:
+            reach = [
+                route
+                for route in facts["routes"]
+                if ipaddress.IPv4Network(route["network"]).overlaps(mine)
+            ]
+            if not reach:
+                yield problem(
+                    thing,
+                    f"slim_fallback_provider is existing and it has no route into {mine}",
+                    "bring the overlay up first, correct slim_overlay_networks, or let "
+                    "slim_fallback_provider: vxlan build one",
+                )
+
+
+def _service(thing, facts, settings):
+    if settings["service_manager"] == "systemd" and not facts["systemd"]:
+        yield problem(
+            thing,
+            "slim_service_manager is systemd and systemd does not run there",
+            "set slim_service_manager: keeper and slim_router_keeper_command, or boot with systemd",
+        )
+    if settings["service_manager"] == "keeper" and not settings["keeper_command"]:
+        yield problem(
+            thing,
+            "the router would be run by a keeper and slim_router_keeper_command is empty "
+            "(systemd does not run there, or slim_service_manager is keeper)",
+            "set slim_router_keeper_command, or boot with systemd",
+        )
+    for listener in facts["listeners"]:
+        if listener["port"] == settings["trunk_port"] and not settings["router_installed"]:
+            yield problem(
+                thing,
+                f"TCP port {listener['port']} for the trunk is taken by another program",
+                "stop that program or set slim_trunk_port",
+            )
+            break
+    if not facts["root"]:
+        yield problem(
+            thing,
+            "the tasks do not run as root",
+            "set ansible_become: true or log in as root",
+        )
+
+
+def problems(facts, settings):
+    """Why Slim cannot go onto this host.
+
+    :param facts: ansible_facts.slim_host.
+    :param settings: dict with name, address, trunk_port, overlay_networks,
+        fallback_provider, service_manager, keeper_command, shim_build,
+        controller_machine, manage_packages, own_devices, router_installed.
+    :returns: list of problems.
+    """
+    thing = f"host {settings['name']}"
+    found = list(_software(thing, facts, settings))
+    found += _network(thing, facts, settings)
+    found += _service(thing, facts, settings)
+    return found
+
+
+def notes(facts, settings):
+    """What is worth a word but stops nothing.
+
+    :returns: list of sentences.
+    """
+    thing = f"host {settings['name']}"
+    found = []
+    if facts["ipv6_disabled"]:
+        found.append(
+            f"{thing}: IPv6 is disabled; programs that open AF_INET6 sockets for IPv4 peers "
+            "(JVM, nginx) will open AF_INET ones or fail, with Slim as without it"
+        )
+    if facts["libc"] == "musl":
+        found.append(
+            f"{thing}: it runs on musl; programs of the host need libslim-musl.so, "
+            "containers need the one of their own image's libc"
+        )
+    if settings["fallback_provider"] == "existing" and settings["overlay_networks"]:
+        for value in settings["overlay_networks"]:
+            mine = ipaddress.IPv4Network(str(value))
+            if not any(
+                ipaddress.IPv4Network(route["network"]).prefixlen
+                and ipaddress.IPv4Network(route["network"]).overlaps(mine)
+                for route in facts["routes"]
+            ):
+                found.append(
+                    f"{thing}: {mine} is reached by the default route only; "
+                    "make sure that this is the overlay"
+                )
+    first, last = facts["local_ports"]
+    low, high = settings["data_ports"]
+    if first <= high and low <= last:
+        found.append(
+            f"{thing}: slim_data_ports {low} to {high} overlap the kernel's range for outgoing "
+            f"connections, {first} to {last}; a worker may find its port in use"
+        )
+    return found

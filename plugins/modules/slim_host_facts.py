@@ -1,0 +1,217 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) The slim.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Looks at a host with Slim's eyes. Reads only; judging is the filters' business."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: slim_host_facts
+author:
+  - The slim.overlay authors
+version_added: 0.1.0
+short_description: What Slim has to know of a host
+description:
+  - Gathers the few facts that the roles of this collection need, in one call,
+    so that plays can run with C(gather_facts=false).
+options:
+  python:
+    description: The interpreter that will run the router.
+    type: path
+    default: /usr/bin/python3
+  modules:
+    description: Python modules to look for in that interpreter.
+    type: list
+    elements: str
+    default: []
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.facts
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  facts:
+    support: full
+  platform:
+    platforms: linux
+"""
+
+EXAMPLES = r"""
+- name: Know the host
+  slim.overlay.slim_host_facts:
+    modules: [prometheus_client]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: The facts.
+  returned: always
+  type: dict
+  contains:
+    slim_host:
+      description: Kernel, interpreter, addresses, routes, listeners and the like.
+      type: dict
+"""
+
+import json
+import os
+import shutil
+import socket
+import struct
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.slim.overlay.plugins.module_utils._hostnet import interface_addresses
+
+TCP_LISTEN = "0A"
+
+
+def read(path, default=""):
+    """A small file's text, or the default where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return default
+
+
+def distribution():
+    """Identifier and family (debian, redhat or other) from os-release(5)."""
+    values = {}
+    for line in read("/etc/os-release").splitlines():
+        key, sign, value = line.partition("=")
+        if sign:
+            values[key] = value.strip().strip("\"'")
+    like = {values.get("ID", ""), *values.get("ID_LIKE", "").split()}
+    family = "other"
+    if like & {"debian", "ubuntu"}:
+        family = "debian"
+    elif like & {"rhel", "fedora", "centos"}:
+        family = "redhat"
+    return f"{values.get('ID', '')} {values.get('VERSION_ID', '')}".strip(), family
+
+
+def libc():
+    """glibc, musl or unknown: by the C library that this interpreter uses."""
+    if "musl" in read("/proc/self/maps"):
+        return "musl"
+    try:
+        return "glibc" if os.confstr("CS_GNU_LIBC_VERSION") else "unknown"
+    except (ValueError, OSError):
+        return "unknown"
+
+
+def addresses():
+    """Interface and address, in the order in which the kernel lists them."""
+    return [{"device": name, "address": address} for name, address in interface_addresses()]
+
+
+def default_address():
+    """The source address towards the default route, or an empty string. Sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def routes():
+    """The main table: proc(5), /proc/net/route, addresses in host byte order."""
+    found = []
+    for line in read("/proc/net/route").splitlines()[1:]:
+        fields = line.split()
+        network = socket.inet_ntoa(struct.pack("=I", int(fields[1], 16)))
+        length = bin(int(fields[7], 16)).count("1")
+        found.append({"network": f"{network}/{length}", "device": fields[0]})
+    return found
+
+
+def listeners():
+    """TCP ports that somebody listens on: proc(5), /proc/net/tcp and tcp6."""
+    ports = set()
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in read(path).splitlines()[1:]:
+            fields = line.split()
+            if len(fields) > 3 and fields[3] == TCP_LISTEN:
+                ports.add(int(fields[1].rsplit(":", 1)[1], 16))
+    return [{"port": port} for port in sorted(ports)]
+
+
+def interpreter(module, path, wanted):
+    """Version and missing modules of the router's interpreter."""
+    script = (
+        "import importlib.util, json, sys; "
+        "print(json.dumps([list(sys.version_info[:3]), "
+        "[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]]))"
+    )
+    found = {"path": path, "version": [], "missing": list(wanted)}
+    if not os.access(path, os.X_OK):
+        return found
+    code, out = module.run_command([path, "-c", script, *wanted])[:2]
+    if code == 0:
+        found["version"], found["missing"] = json.loads(out)
+    return found
+
+
+def has_vxlan(module):
+    """The driver is built in, loaded, or could be loaded."""
+    if Path("/sys/module/vxlan").is_dir():
+        return True
+    release = os.uname().release
+    for name in ("modules.builtin", "modules.dep"):
+        if "/vxlan.ko" in read(f"/lib/modules/{release}/{name}"):
+            return True
+    modprobe = module.get_bin_path("modprobe")
+    return bool(modprobe) and module.run_command([modprobe, "-n", "-q", "vxlan"])[0] == 0
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "modules": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    system = os.uname()
+    name, family = distribution()
+    local_ports = read("/proc/sys/net/ipv4/ip_local_port_range", "32768 60999").split()
+    facts = {
+        "kernel": system.release,
+        "machine": system.machine,
+        "distribution": name,
+        "os_family": family,
+        "libc": libc(),
+        # sd_booted(3)
+        "systemd": Path("/run/systemd/system").is_dir(),
+        "root": os.geteuid() == 0,
+        "python": interpreter(module, module.params["python"], module.params["modules"]),
+        "addresses": addresses(),
+        "default_address": default_address(),
+        "routes": routes(),
+        "listeners": listeners(),
+        "local_ports": [int(port) for port in local_ports],
+        "ipv6_disabled": (
+            not Path("/proc/net/if_inet6").exists()
+            or read("/proc/sys/net/ipv6/conf/all/disable_ipv6").strip() == "1"
+        ),
+        "tcp_tw_reuse": read("/proc/sys/net/ipv4/tcp_tw_reuse").strip(),
+        "vxlan": has_vxlan(module),
+        "tools": {
+            tool: shutil.which(tool) or ""
+            for tool in ("cc", "ip", "make", "musl-gcc", "nft", "nsenter")
+        },
+        "releases": {
+            part: Path(f"/opt/slim/{part}/current").resolve().name
+            for part in ("router", "shim", "fallback")
+            if Path(f"/opt/slim/{part}/current").exists()
+        },
+    }
+    module.exit_json(changed=False, ansible_facts={"slim_host": facts})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""slim_fallback on two hosts that this test makes of namespaces.
+
+    col-HEX-a                                        col-HEX-b
+    br-slim - vx-slim == un0 192.0.2.1 --veth-- 192.0.2.2 un0 == vx-slim - br-slim
+       |                                                                     |
+    col-HEX-a1: eth0 10.44.0.1/16                    eth0 10.44.0.2/16: col-HEX-b1
+
+Needs root. Every command runs in its host by `ip netns exec`; names carry a
+random part, and the fixture deletes what it made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyroute2", reason="slim_fallback stands on pyroute2")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2"
+)
+
+SOURCE = Path(__file__).resolve().parents[3] / "files" / "fallback"
+DEADLINE_S = 10.0
+
+
+def ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
+
+
+class Host:
+    """One namespace host with its configuration and record."""
+
+    def __init__(self, name: str, address: str, peer: str, vip: str, top: Path) -> None:
+        self.name = name
+        self.endpoint = f"{name}1"
+        self.record = top / f"{name}.record"
+        self.config: dict[str, Any] = {
+            "version": 1,
+            "provider": "vxlan",
+            "address": address,
+            "overlay": ["10.44.0.0/16"],
+            "peers": [peer],
+            "endpoints": [
+                {
+                    "name": self.endpoint,
+                    "vip": vip,
+                    "netns": f"/run/netns/{self.endpoint}",
+                    "attach": True,
+                }
+            ],
+        }
+
+    def helper(self, command: str, status: int = 0) -> dict[str, Any]:
+        """Run slim_fallback on this host and return its answer."""
+        done = subprocess.run(
+            [
+                *("ip", "netns", "exec", self.name, sys.executable, "-m", "slim_fallback", command),
+                *("--json", "--config", "-", "--record", str(self.record)),
+            ],
+            input=json.dumps(self.config),
+            env=os.environ | {"PYTHONPATH": str(SOURCE)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def links(self) -> set[str]:
+        return {link["ifname"] for link in json.loads(ip("-n", self.name, "-j", "link"))}
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[list[Host]]:
+    mark = f"col-{secrets.token_hex(3)}"
+    pair = [
+        Host(f"{mark}-a", "192.0.2.1", "192.0.2.2", "10.44.0.1", tmp_path),
+        Host(f"{mark}-b", "192.0.2.2", "192.0.2.1", "10.44.0.2", tmp_path),
+    ]
+    spaces = [name for host in pair for name in (host.name, host.endpoint)]
+    try:
+        for name in spaces:
+            ip("netns", "add", name)
+        ip(
+            "-n",
+            pair[0].name,
+            "link",
+            "add",
+            "un0",
+            "type",
+            "veth",
+            "peer",
+            "un0",
+            "netns",
+            pair[1].name,
+        )
+        for host in pair:
+            ip("-n", host.name, "addr", "add", f"{host.config['address']}/24", "dev", "un0")
+            ip("-n", host.name, "link", "set", "un0", "up")
+        yield pair
+    finally:
+        for name in spaces:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def carries(one: Host, two: Host) -> bool:
+    """Whether a datagram gets from one endpoint to the other before the deadline."""
+    vip = two.config["endpoints"][0]["vip"]
+    listen = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        f"s.bind(('{vip}', 9)); s.settimeout({DEADLINE_S}); print('up', flush=True); s.recv(9)"
+    )
+    send = (
+        "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        f"[(s.sendto(b'x', ('{vip}', 9)), time.sleep(0.1)) for _ in range(50)]"
+    )
+    space = ["ip", "netns", "exec"]
+    with subprocess.Popen(
+        [*space, two.endpoint, sys.executable, "-c", listen],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as receiver:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "up\n"
+        with subprocess.Popen(
+            [*space, one.endpoint, sys.executable, "-c", send], stderr=subprocess.DEVNULL
+        ) as sender:
+            status = receiver.wait(DEADLINE_S * 2)
+            sender.kill()
+    return status == 0
+
+
+def test_builds_once_and_carries(hosts: list[Host]) -> None:
+    for host in hosts:
+        planned = host.helper("check")["changes"]
+        assert planned
+        assert "br-slim" not in host.links(), "check has changed something"
+        assert host.helper("apply")["changed"] is True
+        assert host.helper("apply") == {"changed": False, "changes": [], "skipped": []}
+        assert host.helper("check")["changed"] is False
+    assert carries(hosts[0], hosts[1])
+    link = json.loads(ip("-n", hosts[0].endpoint, "-j", "link", "show", "eth0"))[0]
+    assert link["mtu"] == 1450
+
+
+def test_remove_takes_only_what_is_ours(hosts: list[Host]) -> None:
+    host = hosts[0]
+    before = host.links()
+    host.helper("apply")
+    ip("-n", host.name, "link", "add", "br-other", "type", "bridge")
+    assert host.helper("remove")["changed"] is True
+    assert host.links() == before | {"br-other"}
+    assert not host.record.exists()
+    assert host.helper("remove")["changed"] is False
+
+
+def test_a_lost_record_is_made_good_by_the_mark_on_the_links(hosts: list[Host]) -> None:
+    host = hosts[0]
+    host.helper("apply")
+    host.record.unlink()
+    assert host.helper("apply")["changed"] is False
+    assert json.loads(host.record.read_text())["bridge"] == "br-slim"
+
+
+def test_a_stranger_of_our_name_is_left_alone(hosts: list[Host]) -> None:
+    host = hosts[0]
+    ip("-n", host.name, "link", "add", "br-slim", "type", "bridge")
+    assert "br-slim" in host.helper("apply", status=1)["problem"]
+    host.helper("remove")
+    assert "br-slim" in host.links()
+
+
+def test_an_interface_that_the_endpoint_has_is_left_alone(hosts: list[Host]) -> None:
+    host = hosts[0]
+    ip("-n", host.endpoint, "link", "add", "eth0", "type", "bridge")
+    assert "attach: false" in host.helper("apply", status=1)["problem"]
+
+
+def test_a_missing_namespace_is_skipped_and_named(hosts: list[Host]) -> None:
+    host = hosts[0]
+    ip("netns", "del", host.endpoint)
+    answer = host.helper("apply")
+    assert [entry["endpoint"] for entry in answer["skipped"]] == [host.endpoint]
+    ip("netns", "add", host.endpoint)
+    assert host.helper("apply")["skipped"] == []
+    # The pair died with the namespace only if nobody else held it; both ways must end well.
+    ip("netns", "del", host.endpoint)
+    ip("netns", "add", host.endpoint)
+    deadline = time.monotonic() + DEADLINE_S
+    while host.helper("apply")["changed"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "10.44.0.1" in ip("-n", host.endpoint, "addr", "show", "eth0")
+
+
+def test_hosts_join_and_leave(hosts: list[Host]) -> None:
+    host = hosts[0]
+    host.helper("apply")
+    host.config["peers"] = ["192.0.2.2", "192.0.2.3"]
+    assert host.helper("apply")["changes"] == ["flood to 192.0.2.3"]
+    host.config["peers"] = ["192.0.2.3"]
+    assert host.helper("apply")["changes"] == ["flood no more to 192.0.2.2"]
+    host.config["endpoints"] = []
+    assert len(host.helper("apply")["changes"]) == 1
+    assert not any(name.startswith("slv") for name in host.links())
+
+
+def test_a_new_host_address_moves_the_tunnel(hosts: list[Host]) -> None:
+    host = hosts[0]
+    host.helper("apply")
+    ip("-n", host.name, "addr", "add", "192.0.2.9/24", "dev", "un0")
+    host.config["address"] = "192.0.2.9"
+    assert host.helper("apply")["changed"] is True
+    assert host.helper("apply")["changed"] is False
+    assert "local 192.0.2.9" in ip("-n", host.name, "-d", "link", "show", "vx-slim")
+
+
+def test_a_host_address_that_is_not_there_is_refused(hosts: list[Host]) -> None:
+    host = hosts[0]
+    host.config["address"] = "192.0.2.77"
+    assert "192.0.2.77" in host.helper("apply", status=1)["problem"]
+
+
+def test_an_existing_overlay_is_not_touched(hosts: list[Host]) -> None:
+    host = hosts[0]
+    before = host.links()
+    host.config["provider"] = "existing"
+    assert host.helper("apply")["changed"] is False
+    assert host.links() == before
