@@ -157,7 +157,9 @@ def test_nodes_do_not_share_what_the_product_writes(lab: Lab) -> None:
     for directory in ("/run", *names.PRIVATE_DIRECTORIES):
         lab.run("node1", ["touch", f"{directory}/only-node1"])
         try:
-            assert lab.run("node2", ["test", "-e", f"{directory}/only-node1"], check=False).returncode
+            assert lab.run(
+                "node2", ["test", "-e", f"{directory}/only-node1"], check=False
+            ).returncode
             assert not Path(f"{directory}/only-node1").exists()
         finally:
             lab.run("node1", ["rm", f"{directory}/only-node1"])
@@ -201,9 +203,7 @@ def test_down_ends_every_process_and_is_idempotent(other_lab: str) -> None:
     assert slimlab("up", "--no-deploy", name=other_lab).returncode == 0
     second = Lab(other_lab)
     process = second.popen("c1", "trap '' TERM; sleep 1000 & wait; sleep 1000", mode="overlay")
-    wait_for(
-        lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == "sh", what="sh runs"
-    )
+    wait_for(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == "sh", what="sh runs")
     for _ in range(2):
         assert slimlab("down", name=other_lab).returncode == 0
     assert process.wait(5) == -signal.SIGKILL
@@ -225,8 +225,8 @@ def test_down_ends_nothing_else(other_lab: str) -> None:
 
 def test_delay_is_added_between_hosts_only(other_lab: str, python: str) -> None:
     rtt_us = 2000
-    done = slimlab("up", "--no-deploy", "--rtt-us", str(rtt_us), "--endpoints-per-host", "2",
-                   name=other_lab)
+    words = ["--rtt-us", str(rtt_us), "--endpoints-per-host", "2"]
+    done = slimlab("up", "--no-deploy", *words, name=other_lab)
     assert done.returncode == 0, done.stderr
     third = Lab(other_lab)
     server = (
@@ -240,7 +240,7 @@ def test_delay_is_added_between_hosts_only(other_lab: str, python: str) -> None:
         "for _ in range(100):\n"
         " t=time.perf_counter(); s.sendall(b'x'*32); s.recv(99)\n"
         " took.append(time.perf_counter()-t)\n"
-        "print(sorted(took)[50]*1e6)"
+        "print(sorted(took)[10]*1e6)"
     )
     try:
         figures = {}
@@ -250,7 +250,7 @@ def test_delay_is_added_between_hosts_only(other_lab: str, python: str) -> None:
             figures[there] = float(
                 third.run("c1", [python, "-c", client, third.ip(there)], mode="overlay").stdout
             )
-        # 50 us of precision each way, and what two scheduled processes take.
+        # The tenth of a hundred: what the line adds, without the waits of a busy machine.
         assert rtt_us <= figures["c2"] < rtt_us + 600
         assert figures["c3"] < rtt_us / 4
         assert "2000 us" in slimlab("status", name=other_lab).stdout

@@ -199,7 +199,7 @@ class Lab:
         Returns the status as a dict, or None for the other verbs.
         """
         node = place if place in self.nodes else self.node_of(place)
-        words_ = [sys.executable, KEEPER, "--pidfile", names.ROUTER_PIDFILE, *words]
+        words_ = [sys.executable, str(KEEPER), "--pidfile", names.ROUTER_PIDFILE, *words]
         done = self.run(node, words_, check=words[0] != "status")
         return json.loads(done.stdout) if words[0] == "status" else None
 

@@ -29,9 +29,7 @@ def _write_shell(state: State, node: str) -> Path:
     path = directory / node
     words = shlex.join(Room(state, node).enter())
     path.write_text(
-        "#!/bin/sh\n"
-        "# SPDX-License-Identifier: Apache-2.0\n"
-        f'exec {words} /bin/sh "$@"\n'
+        f'#!/bin/sh\n# SPDX-License-Identifier: Apache-2.0\nexec {words} /bin/sh "$@"\n'
     )
     path.chmod(0o755)
     return path

@@ -48,9 +48,7 @@ class Room:
     def enter(self, kinds: tuple[str, ...] = KINDS) -> list[str]:
         """Return the words of a command line that run what follows inside."""
         words = ["nsenter"]
-        words += [
-            f"{_ENTER[kind]}={self.pin(kind)}" for kind in kinds if self.pin(kind).exists()
-        ]
+        words += [f"{_ENTER[kind]}={self.pin(kind)}" for kind in kinds if self.pin(kind).exists()]
         return [*words, "--"]
 
     def run(self, *command: str, stdin: str | None = None) -> str:

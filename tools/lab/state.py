@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lab knows about itself, on disk under /run.
+"""What a lab knows about itself, on disk under /run::
 
-    /run/slimlab[.NAME]/lab.json            the description below
-    /run/slimlab[.NAME]/ns/ROOM.{net,mnt,uts}   pins
-    /run/slimlab[.NAME]/endpoints/cX/{node,vip,hostip}  for the shell wrapper
-    /run/slimlab[.NAME]/inventory.json       for ansible-playbook
-    CHECKOUT/.cache/lab[.NAME]/             what must lie on an executable file system
+/run/slimlab[.NAME]/lab.json            the description below
+/run/slimlab[.NAME]/ns/ROOM.{net,mnt,uts}   pins
+/run/slimlab[.NAME]/endpoints/cX/{node,vip,hostip}  for the shell wrapper
+/run/slimlab[.NAME]/inventory.json       for ansible-playbook
+CHECKOUT/.cache/lab[.NAME]/             what must lie on an executable file system
 """
 
 from __future__ import annotations

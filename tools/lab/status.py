@@ -43,7 +43,8 @@ def _router(room: Room) -> int | None:
 def collect(state: State, plan: Plan) -> dict[str, Any]:
     """Everything that `status` shows, as data."""
     first = Room(state, plan.nodes[0].name)
-    rooms = [Room(state, thing.name) for thing in [*plan.nodes, *plan.endpoints]]
+    rooms = [Room(state, node.name) for node in plan.nodes]
+    rooms += [Room(state, endpoint.name) for endpoint in plan.endpoints]
     seen = {congestion.seen_on(room) for room in rooms}
     steering = first.run("/bin/sh", "-c", "cat /sys/class/net/eth0/queues/rx-*/rps_cpus")
     return {

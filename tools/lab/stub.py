@@ -19,7 +19,7 @@ def mac(vip: str) -> str:
 
 
 def _host_lines(node: Node, plan: Plan) -> list[str]:
-    lines = [
+    return [
         f"link add br-slim mtu {names.OVERLAY_MTU} type bridge forward_delay 0 mcast_snooping 0",
         f"link add vx-slim mtu {names.OVERLAY_MTU} type vxlan id {names.VXLAN_VNI} "
         f"dstport {names.VXLAN_PORT} local {node.address} dev eth0 nolearning",
@@ -27,7 +27,6 @@ def _host_lines(node: Node, plan: Plan) -> list[str]:
         "link set vx-slim up",
         "link set br-slim up",
     ]
-    return lines
 
 
 def _forwarding_lines(node: Node, plan: Plan) -> list[str]:

@@ -40,8 +40,7 @@ def create(state: State, plan: Plan) -> None:
             run(*switch.enter(), *delay.offload_off(port(number)))
             room.run(*delay.offload_off("eth0"))
         room.script(
-            f"ip address add {node.address}/{names.UNDERLAY_LENGTH} dev eth0\n"
-            "ip link set eth0 up"
+            f"ip address add {node.address}/{names.UNDERLAY_LENGTH} dev eth0\nip link set eth0 up"
         )
     if plan.rtt_us:
         ports = [port(number) for number in range(1, plan.hosts + 1)]
