@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bind(): a server that restarts may find its port held by the worker, which
+ * has not looked at the old one's end yet. Ask it to, then try again.
+ */
+#include "slim.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SYNC_US 250000
+#define TRIES 3
+
+SLIM_EXPORT int bind(int fd, SLIM_CONST_ADDR addr, socklen_t len)
+{
+	const struct sockaddr *name = SLIM_ADDR_OF(addr);
+	struct slim_slot slot;
+	uint8_t raw[16];
+	uint16_t port;
+	long result = syscall(SYS_bind, fd, name, len);
+
+	for (int i = 0; i < TRIES && result < 0 && errno == EADDRINUSE; i++) {
+		struct slim_msg ask, reply;
+		int extra;
+
+		if (!slim_from_sockaddr(name, len, raw, &port) || !slim_ready())
+			break;
+		slim_message(&ask, SLIM_SYNC);
+		if (slim_ask(&ask, NULL, 0, SLIM_SYNCED, 0, 0, &reply, &extra, SYNC_US) < 0) {
+			errno = EADDRINUSE;
+			break;
+		}
+		if (extra >= 0)
+			sys_close(extra);
+		result = syscall(SYS_bind, fd, name, len);
+	}
+	if (result == 0 && slim_used(fd) && slim_peek(fd, &slot) && slot.state == SLIM_FRESH) {
+		slot.flags |= SLIM_S_BOUND;
+		slim_put(fd, &slot);
+	}
+	return (int)result;
+}

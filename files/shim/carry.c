@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From one socket to its successor: the options that the application set, the
+ * descriptor's flags, its places in epoll sets, and its copies.
+ */
+#include "slim.h"
+
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* Options worth carrying; the index is the bit in slim_slot.options. */
+static const struct {
+	int level, name;
+} carried[] = {
+	{ SOL_SOCKET, SO_KEEPALIVE }, { SOL_SOCKET, SO_RCVBUF }, { SOL_SOCKET, SO_SNDBUF },
+	{ SOL_SOCKET, SO_LINGER }, { SOL_SOCKET, SO_RCVTIMEO }, { SOL_SOCKET, SO_SNDTIMEO },
+	{ SOL_SOCKET, SO_OOBINLINE }, { SOL_SOCKET, SO_PRIORITY }, { SOL_SOCKET, SO_RCVLOWAT },
+	{ SOL_SOCKET, SO_TIMESTAMP }, { SOL_SOCKET, SO_TIMESTAMPNS }, { SOL_SOCKET, 46 /* SO_BUSY_POLL */ },
+	{ SOL_SOCKET, 47 /* SO_MAX_PACING_RATE */ }, { SOL_SOCKET, 60 /* SO_ZEROCOPY */ },
+	{ SOL_SOCKET, SO_DEBUG }, { SOL_SOCKET, SO_DONTROUTE },
+	{ IPPROTO_TCP, TCP_NODELAY }, { IPPROTO_TCP, TCP_KEEPIDLE }, { IPPROTO_TCP, TCP_KEEPINTVL },
+	{ IPPROTO_TCP, TCP_KEEPCNT }, { IPPROTO_TCP, TCP_CORK }, { IPPROTO_TCP, TCP_USER_TIMEOUT },
+	{ IPPROTO_TCP, TCP_QUICKACK }, { IPPROTO_TCP, 25 /* TCP_NOTSENT_LOWAT */ },
+	{ IPPROTO_TCP, TCP_CONGESTION }, { IPPROTO_TCP, TCP_WINDOW_CLAMP }, { IPPROTO_TCP, TCP_LINGER2 },
+	{ IPPROTO_TCP, 36 /* TCP_INQ */ }, { IPPROTO_TCP, TCP_MAXSEG },
+	{ IPPROTO_IP, IP_TOS }, { IPPROTO_IP, IP_TTL }, { IPPROTO_IPV6, IPV6_TCLASS },
+	{ IPPROTO_IPV6, IPV6_UNICAST_HOPS },
+};
+
+/* Harmless, or of no meaning once connected: nothing to carry. */
+static const struct {
+	int level, name;
+} ignored[] = {
+	{ SOL_SOCKET, SO_REUSEADDR }, { SOL_SOCKET, 15 /* SO_REUSEPORT */ }, { SOL_SOCKET, SO_BROADCAST },
+	{ SOL_SOCKET, 49 /* SO_INCOMING_CPU */ }, { SOL_SOCKET, 69 /* SO_PREFER_BUSY_POLL */ },
+	{ SOL_SOCKET, SO_ERROR }, { IPPROTO_IPV6, IPV6_V6ONLY }, { IPPROTO_TCP, TCP_SYNCNT },
+	{ IPPROTO_TCP, TCP_DEFER_ACCEPT }, { IPPROTO_TCP, 23 /* TCP_FASTOPEN */ },
+	{ IPPROTO_IP, 24 /* IP_BIND_ADDRESS_NO_PORT */ }, { IPPROTO_IP, IP_RECVERR },
+	{ IPPROTO_IPV6, IPV6_RECVERR }, { IPPROTO_IP, IP_MTU_DISCOVER }, { IPPROTO_IPV6, IPV6_MTU_DISCOVER },
+	{ IPPROTO_IP, 51 /* IP_LOCAL_PORT_RANGE */ },
+};
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+_Static_assert(COUNT(carried) < 63, "bit 63 means: on the overlay only");
+
+uint64_t slim_option_bit(int level, int name)
+{
+	for (size_t i = 0; i < COUNT(carried); i++)
+		if (carried[i].level == level && carried[i].name == name)
+			return 1ULL << i;
+	for (size_t i = 0; i < COUNT(ignored); i++)
+		if (ignored[i].level == level && ignored[i].name == name)
+			return 0;
+	/* Devices, marks, filters, source routes, kTLS ...: they mean the overlay's socket. */
+	return SLIM_OPTION_OVERLAY;
+}
+
+void slim_carry_options(int from, int to, uint64_t options)
+{
+	int saved = errno;
+
+	for (size_t i = 0; i < COUNT(carried); i++) {
+		char value[64];
+		socklen_t len = sizeof(value);
+		int size;
+
+		if (!(options & 1ULL << i) || sys_getsockopt(from, carried[i].level, carried[i].name, value, &len) < 0)
+			continue;
+		if (carried[i].level == SOL_SOCKET && (carried[i].name == SO_RCVBUF || carried[i].name == SO_SNDBUF)) {
+			/* socket(7): the kernel doubles the value that it is given */
+			memcpy(&size, value, sizeof(size));
+			size /= 2;
+			memcpy(value, &size, sizeof(size));
+		}
+		sys_setsockopt(to, carried[i].level, carried[i].name, value, len);
+	}
+	errno = saved;
+}
+
+static void put_under(int fd, int with, const struct slim_slot *slot)
+{
+	int cloexec = sys_fcntl(fd, F_GETFD, 0) & FD_CLOEXEC ? O_CLOEXEC : 0;
+
+	/*
+	 * dup3 over a descriptor that is in an epoll set while a copy of the old
+	 * file lives leaves events that nobody can delete: take it out first.
+	 */
+	for (int i = 0; i < slot->nregs; i++)
+		sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_DEL, fd, NULL);
+	sys_dup3(with, fd, cloexec);
+	for (int i = 0; i < slot->nregs; i++) {
+		struct epoll_event event = { .events = slot->regs[i].events, .data.u64 = slot->regs[i].data };
+
+		sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_ADD, fd, &event);
+	}
+}
+
+/* Read "tfd: N events: HEX data: HEX" for fd from one epoll set's fdinfo. */
+static bool parse_registration(const char *line, int fd, struct slim_reg *reg)
+{
+	char *end;
+	long tfd;
+
+	if (strncmp(line, "tfd:", 4) != 0)
+		return false;
+	tfd = strtol(line + 4, &end, 10);
+	end = strstr(end, "events:");
+	if (tfd != fd || !end)
+		return false;
+	reg->events = (uint32_t)strtoul(end + 7, &end, 16);
+	end = strstr(end, "data:");
+	if (!end)
+		return false;
+	reg->data = strtoull(end + 5, NULL, 16);
+	return true;
+}
+
+/* epoll sets that epoll_ctl did not show us (another libc call, io_uring, exec). */
+static _Atomic uint32_t epolls_seen[8]; /* epfd + 1 */
+
+void slim_saw_epoll(int epfd)
+{
+	for (int i = 0; i < 8; i++) {
+		uint32_t none = 0, seen = atomic_load_explicit(&epolls_seen[i], memory_order_relaxed);
+
+		if (seen == (uint32_t)epfd + 1)
+			return;
+		if (!seen && atomic_compare_exchange_strong(&epolls_seen[i], &none, (uint32_t)epfd + 1))
+			return;
+	}
+	atomic_store(&epolls_seen[(unsigned int)epfd % 8], (uint32_t)epfd + 1);
+}
+
+static void find_registrations(int fd, struct slim_slot *slot)
+{
+	static const char head[] = "/proc/self/fdinfo/";
+
+	for (int i = 0; i < 8 && slot->nregs < SLIM_REGS; i++) {
+		int epfd = (int)atomic_load(&epolls_seen[i]) - 1;
+		char path[40], text[4096 + 1], digits[12];
+		int file, at = 0, value = epfd;
+		size_t kept = 0;
+		ssize_t got;
+
+		if (epfd < 0)
+			continue;
+		do
+			digits[at++] = (char)('0' + value % 10);
+		while (value /= 10);
+		memcpy(path, head, sizeof(head) - 1);
+		for (size_t n = sizeof(head) - 1; at >= 0; n++)
+			path[n] = at ? digits[--at] : (at--, '\0');
+		file = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+		if (file < 0)
+			continue;
+		while ((got = syscall(SYS_read, file, text + kept, sizeof(text) - 1 - kept)) > 0) {
+			char *line = text, *newline;
+
+			kept += (size_t)got;
+			text[kept] = '\0';
+			while ((newline = strchr(line, '\n'))) {
+				*newline = '\0';
+				if (slot->nregs < SLIM_REGS && parse_registration(line, fd, &slot->regs[slot->nregs]))
+					slot->regs[slot->nregs++].epfd = epfd;
+				line = newline + 1;
+			}
+			kept = (size_t)(text + kept - line);
+			memmove(text, line, kept);
+		}
+		sys_close(file);
+	}
+}
+
+/*
+ * Put `with` under fd, which keeps its flags and its places in epoll sets, and
+ * under the copies of fd that this process has. `with` itself is closed.
+ * O_NONBLOCK belongs to the file: the caller has made it equal.
+ */
+int slim_replace(int fd, int with, struct slim_slot *slot)
+{
+	uint64_t old = slot->flags & SLIM_S_DUPPED ? slim_cookie(fd) : 0;
+	int saved = errno;
+
+	if (!slot->nregs)
+		find_registrations(fd, slot);
+	/* A one-shot registration that has fired shows it only in the kernel. */
+	for (int i = 0; i < slot->nregs; i++)
+		if (slot->regs[i].events & EPOLLONESHOT) {
+			struct slim_slot now = { .nregs = 0 };
+
+			find_registrations(fd, &now);
+			for (int j = 0; j < now.nregs; j++)
+				if (now.regs[j].epfd == slot->regs[i].epfd)
+					slot->regs[i].events = now.regs[j].events;
+		}
+	put_under(fd, with, slot);
+	if (old)
+		for (int i = 0; i <= slim_highest(); i++) {
+			struct slim_slot other;
+
+			if (i == fd || i == with || !slim_peek(i, &other) || slim_cookie(i) != old)
+				continue;
+			put_under(i, with, &other);
+			other.state = slot->state;
+			other.cookie = slot->cookie;
+			memcpy(other.local, slot->local, 16);
+			memcpy(other.peer, slot->peer, 16);
+			other.lport = slot->lport;
+			other.pport = slot->pport;
+			slim_put(i, &other);
+		}
+	if (slim_hidden(with))
+		slim_unhide(with);
+	else
+		sys_close(with);
+	errno = saved;
+	return 0;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* close(), close_range(), closefrom(): ours stay, slots end with their descriptor. */
+#include "slim.h"
+
+#include <limits.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#define RANGE_CLOEXEC 4 /* CLOSE_RANGE_CLOEXEC, linux/close_range.h */
+
+SLIM_DECLARE_REAL(int, close, int);
+
+/* The channel goes first, so that the worker sees its end before we let the listener go. */
+static void forget(int fd)
+{
+	if (slim_used(fd) && !slim_foreign_process())
+		slim_release(fd, true);
+}
+
+SLIM_EXPORT int close(int fd)
+{
+	struct slim_slot slot;
+
+	if (slim_hidden(fd) && !slim_foreign_process()) {
+		errno = EBADF; /* the program does not know it: it never opened it */
+		return -1;
+	}
+	if (!slim_used(fd))
+		return REAL(close)(fd);
+	if (slim_peek(fd, &slot) && slot.state == SLIM_LISTENER && !slim_foreign_process()) {
+		int result = sys_close(fd);
+
+		forget(fd);
+		return result;
+	}
+	forget(fd);
+	return REAL(close)(fd);
+}
+
+static int close_between(unsigned int first, unsigned int last, unsigned int flags)
+{
+	return (int)syscall(SYS_close_range, first, last, flags);
+}
+
+SLIM_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+{
+	unsigned int start = first, top = (unsigned int)slim_highest();
+	int result = 0;
+
+	if (flags & RANGE_CLOEXEC || first > last || slim_foreign_process())
+		return close_between(first, last, (unsigned int)flags);
+	for (unsigned int fd = first; fd <= last && fd <= top; fd++)
+		forget((int)fd);
+	for (unsigned int fd = first; fd <= last && fd < 65536; fd++) {
+		if (!slim_hidden((int)fd))
+			continue;
+		if (fd > start && (result = close_between(start, fd - 1, (unsigned int)flags)) < 0)
+			return result;
+		start = fd + 1;
+	}
+	return start <= last ? close_between(start, last, (unsigned int)flags) : result;
+}
+
+SLIM_EXPORT void closefrom(int lowest)
+{
+	if (close_range(lowest < 0 ? 0 : (unsigned int)lowest, UINT_MAX, 0) == 0)
+		return;
+	for (int fd = lowest < 0 ? 0 : lowest; fd < 65536; fd++) /* before Linux 5.9 */
+		close(fd);
+}

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The connection to the worker: a few kept SEQPACKET sockets, each used by one
+ * caller at a time, so that threads, signal handlers and forked children never
+ * wait for each other.
+ */
+#include "slim.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+#define DEFAULT_PATH "/run/slim/shim/router.sock"
+#define CONTROLS 16
+#define GREET_US 250000 /* a router that starts may take this long to greet */
+#define RETRY_US 200000 /* between looks for a router that is not there */
+#define STALE 64 /* late answers that are skipped before we give up */
+
+struct control {
+	_Atomic int busy;
+	int fd;
+	pid_t owner;
+	uint64_t cookie;
+};
+
+static struct control controls[CONTROLS] = { [0 ... CONTROLS - 1] = { .fd = -1 } };
+static _Atomic uint32_t next_seq;
+static _Atomic int64_t not_before_us;
+
+/* What WELCOME said. Written whole before `welcomed` is set. */
+static _Atomic int welcomed;
+static struct slim_prefix prefixes[SLIM_MAX_PREFIXES];
+static unsigned int nprefixes;
+static uint8_t vip[16];
+static uint64_t own_netns;
+static uint32_t swap_us = 2000, blocking_swap_us = 10000, reply_us = 10000;
+
+void slim_message(struct slim_msg *msg, uint8_t type)
+{
+	memset(msg, 0, sizeof(*msg));
+	msg->magic = SLIM_MAGIC;
+	msg->version = SLIM_VERSION;
+	msg->type = type;
+	msg->seq = atomic_fetch_add(&next_seq, 1);
+}
+
+static int send_message(int fd, const struct slim_msg *msg, const int *fds, int nfds)
+{
+	struct iovec iov = { (void *)msg, sizeof(*msg) };
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(3 * sizeof(int))];
+	} control;
+	struct msghdr out = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (nfds) {
+		memset(&control, 0, sizeof(control));
+		out.msg_control = control.room;
+		out.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
+		control.head.cmsg_level = SOL_SOCKET;
+		control.head.cmsg_type = SCM_RIGHTS;
+		control.head.cmsg_len = CMSG_LEN(nfds * sizeof(int));
+		memcpy(CMSG_DATA(&control.head), fds, nfds * sizeof(int));
+	}
+	return sys_sendmsg(fd, &out, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(*msg) ? 0 : -1;
+}
+
+/* Receive one record and at most one descriptor; its length, or -1. */
+static ssize_t receive(int fd, void *buffer, size_t size, int *rfd)
+{
+	struct iovec iov = { buffer, size };
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(4 * sizeof(int))];
+	} control;
+	struct msghdr in = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.room,
+		.msg_controllen = sizeof(control.room),
+	};
+	ssize_t got = sys_recvmsg(fd, &in, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	*rfd = -1;
+	if (got < 0)
+		return -1;
+	for (struct cmsghdr *head = CMSG_FIRSTHDR(&in); head; head = CMSG_NXTHDR(&in, head)) {
+		int count, found;
+
+		if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS)
+			continue;
+		count = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		for (int i = 0; i < count; i++) {
+			memcpy(&found, CMSG_DATA(head) + i * sizeof(int), sizeof(found));
+			if (*rfd < 0)
+				*rfd = found;
+			else
+				sys_close(found);
+		}
+	}
+	return got;
+}
+
+static bool greet(int fd)
+{
+	char raw[sizeof(struct slim_msg) + SLIM_MAX_PREFIXES * sizeof(struct slim_prefix)];
+	struct slim_msg msg;
+	socklen_t len = sizeof(own_netns);
+	ssize_t got;
+	int extra;
+
+	slim_message(&msg, SLIM_HELLO);
+	msg.value = SLIM_VERSION;
+	if (send_message(fd, &msg, NULL, 0) < 0 || sys_poll(fd, POLLIN, GREET_US) <= 0)
+		return false;
+	got = receive(fd, raw, sizeof(raw), &extra);
+	if (extra >= 0)
+		sys_close(extra);
+	if (got < (ssize_t)sizeof(msg))
+		return false;
+	memcpy(&msg, raw, sizeof(msg));
+	if (msg.magic != SLIM_MAGIC || msg.version != SLIM_VERSION || msg.type != SLIM_WELCOME ||
+	    msg.count > SLIM_MAX_PREFIXES || got != (ssize_t)(sizeof(msg) + msg.count * sizeof(struct slim_prefix)))
+		return false;
+	if (!atomic_load(&welcomed)) {
+		memcpy(prefixes, raw + sizeof(msg), msg.count * sizeof(struct slim_prefix));
+		nprefixes = msg.count;
+		memcpy(vip, msg.local, sizeof(vip));
+		swap_us = (uint32_t)msg.value;
+		blocking_swap_us = (uint32_t)(msg.value >> 32);
+		reply_us = msg.error;
+		sys_getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &own_netns, &len);
+		atomic_store(&welcomed, 1);
+	}
+	return true;
+}
+
+static int dial(void)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	const char *path = getenv("SLIM_SOCKET");
+	struct timeval limit = { 0, 200000 };
+	int fd, hidden;
+
+	if (!path)
+		path = DEFAULT_PATH;
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return -1;
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	sys_setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	if (sys_connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || !greet(fd)) {
+		sys_close(fd);
+		return -1;
+	}
+	hidden = slim_hide(fd);
+	sys_close(fd);
+	return hidden;
+}
+
+/* Is what we kept still there? Programs close descriptors that they do not know. */
+static bool kept(struct control *control)
+{
+	return control->fd >= 0 && control->owner == sys_getpid() && slim_cookie(control->fd) == control->cookie;
+}
+
+static void let_go(struct control *control)
+{
+	if (kept(control))
+		slim_unhide(control->fd);
+	control->fd = -1;
+}
+
+static struct control *claim(struct control *spare)
+{
+	int64_t now;
+
+	for (int i = 0; i < CONTROLS; i++) {
+		int idle = 0;
+
+		if (atomic_compare_exchange_strong(&controls[i].busy, &idle, 1)) {
+			if (kept(&controls[i]))
+				return &controls[i];
+			spare = &controls[i];
+			break;
+		}
+	}
+	spare->fd = -1;
+	now = slim_now_us();
+	if (now < atomic_load(&not_before_us))
+		goto none;
+	spare->fd = dial();
+	if (spare->fd < 0) {
+		atomic_store(&not_before_us, slim_now_us() + RETRY_US);
+		goto none;
+	}
+	spare->owner = sys_getpid();
+	spare->cookie = slim_cookie(spare->fd);
+	return spare;
+none:
+	atomic_store(&spare->busy, 0);
+	return NULL;
+}
+
+static void unclaim(struct control *control, struct control *spare)
+{
+	if (control == spare)
+		let_go(control);
+	atomic_store(&control->busy, 0);
+}
+
+bool slim_control_fd(int fd)
+{
+	for (int i = 0; i < CONTROLS; i++)
+		if (controls[i].fd == fd)
+			return true;
+	return false;
+}
+
+bool slim_ready(void)
+{
+	struct control spare = { .fd = -1 };
+	struct control *control;
+	int saved = errno;
+
+	if (slim_foreign_process())
+		return false;
+	control = claim(&spare);
+	if (control)
+		unclaim(control, &spare);
+	errno = saved;
+	return control != NULL;
+}
+
+int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t b, uint8_t c, struct slim_msg *reply,
+	     int *rfd, int timeout_us)
+{
+	struct control spare = { .fd = -1 };
+	int64_t end = slim_now_us() + timeout_us;
+
+	*rfd = -1;
+	if (slim_foreign_process()) {
+		errno = ECONNREFUSED;
+		return -1;
+	}
+	/* A kept connection may have died with its router: try a new one once. */
+	for (int attempt = 0; attempt < 2; attempt++) {
+		struct control *control = claim(&spare);
+
+		if (!control)
+			break;
+		if (send_message(control->fd, msg, fds, nfds) < 0)
+			goto gone;
+		for (int i = 0; i < STALE; i++) {
+			int64_t left = end - slim_now_us();
+			ssize_t got;
+
+			if (left <= 0 || sys_poll(control->fd, POLLIN, (int)left) <= 0) {
+				unclaim(control, &spare);
+				errno = ETIMEDOUT;
+				return -1;
+			}
+			got = receive(control->fd, reply, sizeof(*reply), rfd);
+			if (got == 0 || (got < 0 && errno != EAGAIN))
+				goto gone;
+			if (got == (ssize_t)sizeof(*reply) && reply->magic == SLIM_MAGIC &&
+			    reply->version == SLIM_VERSION && reply->seq == msg->seq) {
+				unclaim(control, &spare);
+				if (reply->type == a || reply->type == b || reply->type == c)
+					return 0;
+				if (*rfd >= 0)
+					sys_close(*rfd);
+				*rfd = -1;
+				errno = reply->type == SLIM_ERROR && reply->error ? (int)reply->error : EPROTO;
+				return -1;
+			}
+			if (*rfd >= 0) /* a late answer to an earlier question */
+				sys_close(*rfd);
+			*rfd = -1;
+		}
+gone:
+		if (*rfd >= 0)
+			sys_close(*rfd);
+		*rfd = -1;
+		let_go(control);
+		unclaim(control, &spare);
+	}
+	errno = ECONNREFUSED;
+	return -1;
+}
+
+void slim_tell(struct slim_msg *msg)
+{
+	struct control spare = { .fd = -1 };
+	struct control *control;
+	int saved = errno;
+
+	if (!slim_foreign_process() && (control = claim(&spare))) {
+		if (send_message(control->fd, msg, NULL, 0) < 0)
+			let_go(control);
+		unclaim(control, &spare);
+	}
+	errno = saved;
+}
+
+/* The parent's connections are not ours; other threads' claims died with them. */
+void slim_control_fork_child(void)
+{
+	for (int i = 0; i < CONTROLS; i++) {
+		if (controls[i].fd >= 0 && slim_cookie(controls[i].fd) == controls[i].cookie)
+			slim_unhide(controls[i].fd);
+		controls[i].fd = -1;
+		atomic_store(&controls[i].busy, 0);
+	}
+}
+
+bool slim_on_overlay(const uint8_t addr[16])
+{
+	if (!atomic_load(&welcomed))
+		return false;
+	for (unsigned int i = 0; i < nprefixes; i++) {
+		unsigned int bits = prefixes[i].bits > 128 ? 128 : prefixes[i].bits;
+		unsigned int bytes = bits / 8, rest = bits % 8;
+
+		if (memcmp(addr, prefixes[i].addr, bytes) == 0 &&
+		    (!rest || ((addr[bytes] ^ prefixes[i].addr[bytes]) >> (8 - rest)) == 0))
+			return true;
+	}
+	return false;
+}
+
+const uint8_t *slim_vip(void)
+{
+	return vip;
+}
+
+uint64_t slim_own_netns(void)
+{
+	return atomic_load(&welcomed) ? own_netns : 0;
+}
+
+int slim_bound_us(bool blocking)
+{
+	return (int)(blocking ? blocking_swap_us : swap_us);
+}
+
+int slim_reply_us(void)
+{
+	return (int)reply_us;
+}

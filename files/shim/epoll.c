@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * epoll: remember where unconnected sockets are registered (a swap has to put
+ * the successor there), and look at what epoll_wait returns while connects are
+ * under way.
+ */
+#include "slim.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+SLIM_DECLARE_REAL(int, epoll_wait, int, struct epoll_event *, int, int);
+SLIM_DECLARE_REAL(int, epoll_pwait, int, struct epoll_event *, int, int, const sigset_t *);
+SLIM_DECLARE_REAL(int, epoll_pwait2, int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
+
+SLIM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+	int result = sys_epoll_ctl(epfd, op, fd, event);
+	struct slim_slot slot;
+	int at;
+
+	if (result < 0 || !slim_used(fd) || slim_foreign_process() || !slim_peek(fd, &slot) ||
+	    slot.state == SLIM_CONNECTED)
+		return result;
+	slim_saw_epoll(epfd);
+	for (at = 0; at < slot.nregs && slot.regs[at].epfd != epfd; at++)
+		;
+	if (op == EPOLL_CTL_DEL) {
+		if (at < slot.nregs) {
+			slot.regs[at] = slot.regs[--slot.nregs];
+			slim_put(fd, &slot);
+		}
+	} else if (event && at < SLIM_REGS) {
+		slot.regs[at].epfd = epfd;
+		slot.regs[at].events = event->events;
+		slot.regs[at].data = event->data.u64;
+		if (at == slot.nregs)
+			slot.nregs++;
+		slim_put(fd, &slot);
+	}
+	return result;
+}
+
+/* Does this event speak of that pending descriptor? */
+static bool speaks_of(const struct slim_slot *slot, int epfd, uint64_t data)
+{
+	for (int i = 0; i < slot->nregs; i++)
+		if (slot->regs[i].epfd == epfd && slot->regs[i].data == data)
+			return true;
+	return false;
+}
+
+/* Settle the pending connects among the events; how many events are left. */
+static int look(int epfd, struct epoll_event *events, int count)
+{
+	int64_t deadline = slim_now_us() + slim_bound_us(false);
+	int kept = 0;
+
+	slim_saw_epoll(epfd);
+	for (int i = 0; i < count; i++) {
+		uint64_t data = events[i].data.u64;
+		bool keep = true;
+		int fd;
+
+		for (int p = 0; (fd = slim_pending_at(p)) != -2; p++) {
+			struct slim_slot slot;
+
+			if (fd < 0 || !slim_peek(fd, &slot))
+				continue;
+			/* A registration that we have not seen (nregs 0) may be any. */
+			if ((slot.nregs ? speaks_of(&slot, epfd, data) : (int)data == fd) &&
+			    slim_resolve(fd, deadline) == SLIM_FELL_BACK)
+				keep = false;
+		}
+		if (keep)
+			events[kept++] = events[i];
+	}
+	return kept;
+}
+
+/* Milliseconds left of a time-out that began at start_us (0: not noted). */
+static int left_ms(int timeout, int64_t start_us)
+{
+	int64_t left;
+
+	if (timeout <= 0 || !start_us)
+		return timeout;
+	left = timeout - (slim_now_us() - start_us) / 1000;
+	return left > 0 ? (int)left : 0;
+}
+
+static bool pending(void)
+{
+	return atomic_load_explicit(&slim_pending, memory_order_relaxed) > 0;
+}
+
+SLIM_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
+{
+	int64_t start = pending() && timeout > 0 ? slim_now_us() : 0;
+	int wait = timeout;
+
+	for (;;) {
+		int got = REAL(epoll_wait)(epfd, events, max, wait);
+
+		if (got <= 0 || !pending())
+			return got;
+		got = look(epfd, events, got);
+		wait = left_ms(timeout, start);
+		if (got || !wait)
+			return got;
+	}
+}
+
+SLIM_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask)
+{
+	int64_t start = pending() && timeout > 0 ? slim_now_us() : 0;
+	int wait = timeout;
+
+	for (;;) {
+		int got = REAL(epoll_pwait)(epfd, events, max, wait, mask);
+
+		if (got <= 0 || !pending())
+			return got;
+		got = look(epfd, events, got);
+		wait = left_ms(timeout, start);
+		if (got || !wait)
+			return got;
+	}
+}
+
+int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
+		 const sigset_t *mask);
+
+SLIM_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
+			     const sigset_t *mask)
+{
+	for (;;) {
+		int got;
+
+		if (!REAL(epoll_pwait2)) { /* glibc before 2.35 */
+			errno = ENOSYS;
+			return -1;
+		}
+		got = REAL(epoll_pwait2)(epfd, events, max, timeout, mask);
+		if (got <= 0 || !pending())
+			return got;
+		got = look(epfd, events, got);
+		if (got || (timeout && !timeout->tv_sec && !timeout->tv_nsec))
+			return got;
+	}
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sendto(), sendmsg(), sendmmsg(): only MSG_FASTOPEN, which is a connect, is
+ * looked at. The overlay's own fast open would bypass us; connect, then send.
+ */
+#include "slim.h"
+
+#include <fcntl.h>
+#include <sys/uio.h>
+
+SLIM_DECLARE_REAL(ssize_t, sendto, int, const void *, size_t, int, const struct sockaddr *, socklen_t);
+SLIM_DECLARE_REAL(ssize_t, sendmsg, int, const struct msghdr *, int);
+#ifdef __GLIBC__
+typedef int mmsg_flags_t;
+#else
+typedef unsigned int mmsg_flags_t;
+#endif
+SLIM_DECLARE_REAL(int, sendmmsg, int, struct mmsghdr *, unsigned int, mmsg_flags_t);
+
+static bool opens(int flags, const void *addr)
+{
+	return flags & MSG_FASTOPEN && addr;
+}
+
+SLIM_EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, SLIM_CONST_ADDR addr, socklen_t len)
+{
+	const struct sockaddr *to = SLIM_ADDR_OF(addr);
+
+	if (opens(flags, to)) {
+		if (slim_connect(fd, to, len) < 0)
+			return -1;
+		return REAL(sendto)(fd, data, size, flags & ~MSG_FASTOPEN, NULL, 0);
+	}
+	return REAL(sendto)(fd, data, size, flags, to, len);
+}
+
+SLIM_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	if (msg && opens(flags, msg->msg_name)) {
+		struct msghdr rest = *msg;
+
+		if (slim_connect(fd, msg->msg_name, msg->msg_namelen) < 0)
+			return -1;
+		rest.msg_name = NULL;
+		rest.msg_namelen = 0;
+		return REAL(sendmsg)(fd, &rest, flags & ~MSG_FASTOPEN);
+	}
+	return REAL(sendmsg)(fd, msg, flags);
+}
+
+SLIM_EXPORT int sendmmsg(int fd, struct mmsghdr *vector, unsigned int count, mmsg_flags_t flags)
+{
+	if (vector && count && opens((int)flags, vector[0].msg_hdr.msg_name)) {
+		ssize_t sent = sendmsg(fd, &vector[0].msg_hdr, (int)flags);
+
+		if (sent < 0)
+			return -1;
+		vector[0].msg_len = (unsigned int)sent;
+		return 1;
+	}
+	return REAL(sendmmsg)(fd, vector, count, flags);
+}
