@@ -425,7 +425,7 @@ def parse_map(value: object, where: str = "map.json", *, flat: bool = False) -> 
         if spec.netns is not None and (spec.host, spec.netns) in spaces:
             raise ConfigError(
                 f"{here}: netns {spec.netns} already belongs to"
-                f" {spaces[spec.host, spec.netns].label}; give each endpoint a network namespace of its own"
+                f" {spaces[spec.host, spec.netns].label}; give each endpoint one of its own"
             )
         endpoints[spec.key] = holders[spec.vip] = names[spec.host, spec.name] = spec
         if spec.netns is not None:
@@ -497,7 +497,8 @@ def check_together(config: RouterConfig, fleet: FleetMap) -> None:
     if (me.address, me.trunk_port) != (config.address, config.trunk_port):
         raise ConfigError(
             f"map.json: host {config.host} is at {me.address} port {me.trunk_port},"
-            f" router.json says {config.address} port {config.trunk_port}; render both files from one inventory"
+            f" router.json says {config.address} port {config.trunk_port};"
+            " render both files from one inventory"
         )
     for spec in fleet.endpoints.values():
         vip = ipaddress.ip_address(spec.vip)

@@ -10,9 +10,16 @@ import json
 import sys
 import time
 
+from .bucket import Bucket
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+LINE_RATE, LINE_BURST = 10.0, 100.0
+"""Lines of one event a second and at once: a peer must not fill the disk."""
+
 _threshold = LEVELS["info"]
+_buckets: dict[str, Bucket] = {}
+_suppressed: dict[str, int] = {}
 
 
 def set_level(name: str) -> None:
@@ -34,6 +41,11 @@ def log(level: str, event: str, **fields: object) -> None:
     """One line. A log that cannot be written is no reason to stop."""
     if LEVELS[level] < _threshold:
         return
+    if not _buckets.setdefault(event, Bucket(LINE_RATE, LINE_BURST)).take():
+        _suppressed[event] = _suppressed.get(event, 0) + 1
+        return
+    if event in _suppressed:
+        fields["suppressed"] = _suppressed.pop(event)
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
     pairs = "".join(f" {key}={_value(value)}" for key, value in fields.items() if value is not None)

@@ -26,7 +26,8 @@ INET_DIAG_INFO = 2
 
 STATES = {
     1: "established", 2: "syn-sent", 3: "syn-recv", 4: "fin-wait-1",
-    5: "fin-wait-2", 6: "time-wait", 7: "close", 8: "close-wait", 9: "last-ack", 10: "listen", 11: "closing", 12: "new-syn-recv",
+    5: "fin-wait-2", 6: "time-wait", 7: "close", 8: "close-wait",
+    9: "last-ack", 10: "listen", 11: "closing", 12: "new-syn-recv",
 }  # fmt: skip
 """include/net/tcp_states.h."""
 

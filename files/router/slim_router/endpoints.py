@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoints of this host: from a line of the map to a serving worker.
+
+Each endpoint has one task that walks through its states::
+
+    absent ---> starting ---> up
+      ^            |           |
+      +------------+-- wait <--+     (worker ended: same port, growing pauses)
+
+*absent*: nothing at the netns path. *refused*: the namespace is the host's own
+or another endpoint's. A namespace that disappears or is replaced ends the
+worker; the path is looked at every SCAN_S seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import socket
+import time
+from collections import Counter
+from typing import Protocol
+
+from . import log, netns
+from .bucket import Bucket
+from .config import EndpointSpec, FleetMap, Key, RouterConfig
+from .link import Message, WorkerLink
+from .nursery import Child, Nursery, NurseryError
+from .ports import PortsError, PortTable
+
+SCAN_S = 0.5
+READY_S = 10.0
+RESPAWN_FIRST_S, RESPAWN_MAX_S = 0.05, 5.0
+STEADY_S = 10.0
+"""A worker that lived this long starts its successor's pauses anew."""
+STOP_S = 2.0
+LISTEN_BACKLOG = 4096
+DEFER_ACCEPT_S = 5
+SHIM_RATE, SHIM_BURST = 10_000.0, 10_000.0
+"""New shim connections per second and at once from one container."""
+BIND_PATIENCE = 20
+"""Tries, 0.1 s apart, before a port that somebody else holds is given up."""
+
+
+class Events(Protocol):
+    """What the registry tells the rest of the supervisor."""
+
+    def on_worker_message(self, endpoint: Endpoint, message: Message) -> None:
+        """A message of the endpoint's worker."""
+
+    def on_endpoint_changed(self, endpoint: Endpoint) -> None:
+        """The endpoint came up or went down."""
+
+
+class Endpoint:
+    """One endpoint of this host."""
+
+    def __init__(self, spec: EndpointSpec, port: int) -> None:
+        self.spec = spec
+        self.port = port
+        self.state = "starting"
+        self.detail = ""
+        self.since = time.time()
+        self.restarts = 0
+        self.cookie = 0
+        self.identity: netns.Identity | None = None
+        self.link: WorkerLink | None = None
+        self.child: Child | None = None
+        self.asked: dict[str, None] = {}  # vips whose location the worker wants, oldest first
+        self.shims = Bucket(SHIM_RATE, SHIM_BURST)
+        self.wake = asyncio.Event()
+        self.removed = False
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> Key:
+        """(tenant, vip)."""
+        return self.spec.key
+
+    @property
+    def up(self) -> bool:
+        """Is there a worker that serves?"""
+        return self.state == "up"
+
+    def tell(self, message: Message) -> bool:
+        """A message to the worker; False if there is none."""
+        return self.link is not None and self.up and self.link.send(message)
+
+    def report(self) -> dict[str, object]:
+        """For the admin socket."""
+        return {
+            "name": self.spec.name,
+            "tenant": self.spec.tenant,
+            "vip": self.spec.vip,
+            "netns": self.spec.netns,
+            "state": self.state,
+            "detail": self.detail,
+            "since_s": round(time.time() - self.since, 3),
+            "data_port": self.port,
+            "pid": self.child.pid if self.child else None,
+            "restarts": self.restarts,
+            "netns_cookie": self.cookie or None,
+        }
+
+
+def make_listener(address: str, port: int) -> socket.socket:
+    """The data listener on a host address: dual-stack, so that a container's
+    IPv6 program gets the family that it expects. Raises OSError."""
+    mapped = address if ":" in address else f"::ffff:{address}"
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT or ":" in address:
+            raise
+        return _listen(socket.socket(socket.AF_INET, socket.SOCK_STREAM), address, port)
+    try:
+        return _listen(sock, mapped, port)
+    except OSError as error:
+        # EADDRNOTAVAIL also means ipv6.disable_ipv6; IPv4 then decides.
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or ":" in address:
+            raise
+    return _listen(socket.socket(socket.AF_INET, socket.SOCK_STREAM), address, port)
+
+
+def _listen(sock: socket.socket, address: str, port: int) -> socket.socket:
+    try:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A host connection without a hello is of no interest to the worker.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
+        sock.bind((address, port))
+        sock.listen(LISTEN_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Registry:
+    """All endpoints of this host, by key and by namespace cookie."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        nursery: Nursery,
+        ports: PortTable,
+        events: Events,
+        counters: Counter[str],
+        scan_s: float = SCAN_S,
+    ) -> None:
+        self.config = config
+        self.nursery = nursery
+        self.ports = ports
+        self.events = events
+        self.counters = counters
+        self.scan_s = scan_s
+        self.endpoints: dict[Key, Endpoint] = {}
+        self.by_cookie: dict[int, Endpoint] = {}
+        self.own_cookie = netns.own_cookie()
+        self._held: set[int] = set()  # data ports that strangers hold
+        self._scanner: asyncio.Task[None] | None = None
+
+    # --- membership -----------------------------------------------------------
+
+    async def apply(self, config: RouterConfig, fleet: FleetMap) -> None:
+        """Make the endpoints what the map says; workers that it leaves alone go on.
+
+        Raises PortsError or OSError before anything is changed.
+        """
+        wanted = {spec.key: spec for spec in fleet.of_host(config.host)}
+        assigned = self._assign(wanted)
+        restart_all = _worker_view(config) != _worker_view(self.config)
+        self.config = config
+        gone = [ep for key, ep in self.endpoints.items() if key not in wanted]
+        for key, ep in list(self.endpoints.items()):
+            new = wanted.get(key)
+            if new is not None and (new != ep.spec or restart_all):
+                gone.append(ep)
+        await asyncio.gather(*(self._remove(ep) for ep in gone))
+        for key, spec in wanted.items():
+            if key not in self.endpoints:
+                self._add(spec, assigned[_name(key)])
+        if self._scanner is None:
+            self._scanner = asyncio.create_task(self._scan(), name="netns-scan")
+        for ep in self.endpoints.values():
+            ep.wake.set()
+
+    def _assign(self, wanted: dict[Key, EndpointSpec]) -> dict[str, int]:
+        return self.ports.assign([_name(key) for key in wanted], frozenset(self._held))
+
+    def _add(self, spec: EndpointSpec, port: int) -> None:
+        ep = Endpoint(spec, port)
+        self.endpoints[spec.key] = ep
+        ep.task = asyncio.create_task(self._live(ep), name=f"endpoint-{spec.name}")
+
+    async def _remove(self, ep: Endpoint) -> None:
+        ep.removed = True
+        ep.wake.set()
+        if ep.task is not None:
+            await asyncio.wait([ep.task])
+        if self.endpoints.get(ep.key) is ep:
+            del self.endpoints[ep.key]
+
+    async def stop(self) -> None:
+        """Stop every worker, bounded in time."""
+        if self._scanner is not None:
+            self._scanner.cancel()
+        await asyncio.gather(*(self._remove(ep) for ep in list(self.endpoints.values())))
+
+    async def settled(self, timeout: float) -> None:
+        """Wait until no endpoint is on its way up, at most *timeout* seconds."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if all(ep.state != "starting" for ep in self.endpoints.values()):
+                return
+            await asyncio.sleep(0.02)
+
+    def worker_exited(self, pid: int, status: int) -> None:
+        """The zygote saw a worker end; the end of its link does the rest."""
+        (log.warning if status else log.debug)("worker-exit", pid=pid, how=_status(status))
+
+    # --- one endpoint's life --------------------------------------------------
+
+    async def _scan(self) -> None:
+        """Wake each endpoint whose namespace file is not what it was."""
+        while True:
+            await asyncio.sleep(self.scan_s)
+            for ep in self.endpoints.values():
+                if netns.identify(ep.spec.netns or "") != ep.identity:
+                    ep.wake.set()
+
+    async def _live(self, ep: Endpoint) -> None:
+        pause = RESPAWN_FIRST_S
+        listener: socket.socket | None = None
+        try:
+            while not ep.removed:
+                ep.wake.clear()
+                fd = self._enter(ep)
+                if fd < 0:
+                    # Peers get a refusal, not a queue that nobody reads.
+                    if listener is not None:
+                        listener.close()
+                        listener = None
+                    await ep.wake.wait()
+                    continue
+                began = time.monotonic()
+                try:
+                    self._set(ep, "starting", ep.detail)
+                    if listener is None:
+                        listener = await self._listener(ep)
+                    await self._serve(ep, listener, fd)
+                except (NurseryError, PortsError, OSError) as error:
+                    ep.detail = str(error)
+                    log.warning(
+                        "endpoint-failed",
+                        endpoint=ep.spec.label,
+                        cause=error,
+                        next="will try again",
+                    )
+                finally:
+                    self.by_cookie.pop(ep.cookie, None)
+                    ep.cookie, ep.identity = 0, None
+                    os.close(fd)
+                if ep.removed or netns.identify(ep.spec.netns or "") is None:
+                    continue
+                if time.monotonic() - began > STEADY_S:
+                    pause = RESPAWN_FIRST_S
+                self._set(ep, "wait", ep.detail)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ep.wake.wait(), pause * random.uniform(0.75, 1.25))
+                pause = min(pause * 2, RESPAWN_MAX_S)
+        except Exception as error:
+            log.error("endpoint-task", endpoint=ep.spec.label, cause=repr(error))
+            raise
+        finally:
+            if listener is not None:
+                listener.close()
+            self._set(ep, "absent", "stopped")
+
+    def _enter(self, ep: Endpoint) -> int:
+        """A descriptor of the endpoint's namespace, known by its cookie; -1 if none is fit."""
+        path = ep.spec.netns or ""
+        ep.identity = netns.identify(path)
+        if ep.identity is None:
+            self._set(ep, "absent", f"no network namespace at {path}")
+            return -1
+        try:
+            fd, ep.identity = netns.open_path(path)
+        except OSError as error:
+            ep.identity = None
+            self._set(ep, "absent", str(error))
+            return -1
+        try:
+            cookie = netns.cookie_of_fd(fd)
+            if cookie == self.own_cookie:
+                raise PermissionError("it is the host's own network namespace")
+            holder = self.by_cookie.get(cookie)
+            if holder is not None:
+                # Look again when the holder may have gone.
+                ep.identity = None
+                raise PermissionError(f"it is the network namespace of {holder.spec.label}")
+        except OSError as error:
+            os.close(fd)
+            if ep.state != "refused":
+                log.error("endpoint-refused", endpoint=ep.spec.label, netns=path, cause=error)
+            self._set(ep, "refused", str(error))
+            return -1
+        ep.cookie = cookie
+        self.by_cookie[cookie] = ep
+        return fd
+
+    async def _listener(self, ep: Endpoint) -> socket.socket:
+        """The data listener; a port that a stranger holds is exchanged. Raises OSError."""
+        for _ in range(BIND_PATIENCE):
+            try:
+                return make_listener(self.config.address, ep.port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise OSError(
+                        error.errno,
+                        f"data port {self.config.address}:{ep.port}: {error.strerror};"
+                        " give the host this address or correct router.json",
+                    ) from error
+            # A predecessor's worker may be on its way out.
+            await asyncio.sleep(0.1)
+        self._held.add(ep.port)
+        old = ep.port
+        names = [_name(key) for key in self.endpoints]
+        ep.port = self.ports.assign(names, frozenset(self._held))[_name(ep.key)]
+        log.warning(
+            "data-port-held", endpoint=ep.spec.label, port=old,
+            cause="another program listens there",
+            next=f"port {ep.port} is used instead; keep the range free",
+        )  # fmt: skip
+        self.counters["data_port_exchanged"] += 1
+        raise OSError(errno.EADDRINUSE, f"data port {old} was held by another program")
+
+    async def _serve(self, ep: Endpoint, listener: socket.socket, fd: int) -> None:
+        """One worker from fork to end. Raises NurseryError, OSError."""
+        ended = asyncio.Event()
+        ready = asyncio.Event()
+        reason = ""
+
+        def closed(why: str) -> None:
+            nonlocal reason
+            reason = why
+            ended.set()
+            ep.wake.set()
+
+        def message(what: Message) -> None:
+            if what.get("op") == "ready":
+                ready.set()
+                ep.wake.set()
+            elif ep.link is link:
+                try:
+                    self.events.on_worker_message(ep, what)
+                except (KeyError, TypeError, ValueError) as error:
+                    link.close(f"sent a malformed {what.get('op')!r}: {error!r}")
+
+        ep.child = child = await self.nursery.spawn(ep.spec.name)
+        link = WorkerLink(child.link, message, closed)
+        try:
+            config = self.config
+            link.send(
+                {
+                    "op": "config", "name": ep.spec.name, "tenant": ep.spec.tenant,
+                    "vip": ep.spec.vip, "host": config.host, "address": config.address,
+                    "data_port": ep.port, "overlay": [str(net) for net in config.overlay],
+                    "bounds": config.bounds.for_worker(), "secure": config.secure,
+                },
+                (listener.fileno(), fd),
+            )  # fmt: skip
+            deadline = time.monotonic() + READY_S
+            while not (ready.is_set() or ended.is_set() or ep.removed):
+                ep.wake.clear()
+                left = deadline - time.monotonic()
+                try:
+                    await asyncio.wait_for(ep.wake.wait(), max(0.0, left))
+                except TimeoutError:
+                    raise NurseryError(f"worker not ready within {READY_S:g} s") from None
+            if ready.is_set() and not ended.is_set():
+                ep.link = link
+                self._set(ep, "up", "")
+                log.info("endpoint-up", endpoint=ep.spec.label, vip=ep.spec.vip, pid=child.pid)
+                self.events.on_endpoint_changed(ep)
+                await self._watch(ep, ended)
+        finally:
+            was_up = ep.up
+            orderly = not ended.is_set()
+            self._set(ep, "starting", reason)
+            if orderly:
+                link.send({"op": "stop"})
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), STOP_S)
+            ep.link = None
+            link.close("given up")
+            child.kill()
+            child.release()
+            ep.child = None
+            if was_up:
+                self.events.on_endpoint_changed(ep)
+            if not orderly:
+                ep.restarts += 1
+                self.counters["worker_ended"] += 1
+                log.warning("worker-ended", endpoint=ep.spec.label, pid=child.pid, cause=reason)
+
+    async def _watch(self, ep: Endpoint, ended: asyncio.Event) -> None:
+        """Return when the worker ended, its namespace changed or it is to go."""
+        while not ended.is_set() and not ep.removed:
+            ep.wake.clear()
+            if netns.identify(ep.spec.netns or "") != ep.identity:
+                log.info("endpoint-netns-gone", endpoint=ep.spec.label, netns=ep.spec.netns)
+                return
+            if not ended.is_set():
+                await ep.wake.wait()
+
+    def _set(self, ep: Endpoint, state: str, detail: str) -> None:
+        if state != ep.state:
+            ep.since = time.time()
+            log.debug("endpoint-state", endpoint=ep.spec.label, state=state, detail=detail)
+        ep.state, ep.detail = state, detail
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]}/{key[1]}"
+
+
+def _worker_view(config: RouterConfig) -> tuple[object, ...]:
+    """What of the configuration a worker has been told."""
+    bounds = tuple(config.bounds.for_worker().items())
+    return (config.host, config.address, config.overlay, bounds, config.secure)
+
+
+def _status(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"signal {os.WTERMSIG(status)}"
+    return f"status {os.waitstatus_to_exitcode(status)}"
