@@ -8,8 +8,13 @@ import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.lab import Lab, Process
+from bench.lab import BenchError, Lab, Process
 from bench.model import Metric, Mode, Pair, Placement
+
+PYTHON = "/usr/bin/python3"
+"""The system's Python: its packages are Debian's, and it is the program users have."""
+
+PROGRAMS = Path(__file__).parent / "programs"
 
 _ports = itertools.count(7100)
 
@@ -118,3 +123,36 @@ class Case(abc.ABC):
         port = free_port()
         self.ports.setdefault(mode.name, set()).add(port)
         return port
+
+    def script(self, name: str) -> str:
+        """Path of a script of bench/programs on the nodes."""
+        path = PROGRAMS / name
+        self.lab.push(path)
+        return str(path)
+
+    def wait_ready(self, mode: Mode, port: int, http: bool = False, seconds: float = 20.0) -> None:
+        """Return when the server answers on the port (with status 200, if it is HTTP).
+
+        Raises:
+            BenchError: it did not in time; the server's last words are in the text.
+        """
+        words = [PYTHON, self.script("ready.py"), self.address(mode), str(port), str(seconds)]
+        try:
+            self.load(mode, [*words, "http"] if http else words, seconds + 10)
+        except BenchError as error:
+            last = [p.error_tail() for p in self.processes.get(mode.name, [])]
+            raise BenchError(f"{error}; server: {' / '.join(t for t in last if t)}") from None
+
+    def node_directory(self, mode: Mode, endpoint: str | None = None) -> Path:
+        """An empty directory for this mode's server, on the server's node."""
+        path = self.site.scratch / f"data-{mode.name}"
+        where = endpoint or self.site.pair.server
+        self.lab.run(where, "host", ["mkdir", "-p", "-m", "755", str(path)])
+        return path
+
+    def write(self, path: Path, text: str) -> str:
+        """Write a configuration file and bring it to the nodes; gives its path as text."""
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)
+        self.lab.push(path)
+        return str(path)

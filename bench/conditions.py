@@ -82,8 +82,7 @@ def describe_network(lab: Lab, endpoint: str, run: str) -> dict[str, Any]:
         run,
         [
             "unshare", "--mount", "sh", "-c",
-            "mount -t sysfs sysfs /sys 2>/dev/null; "
-            "grep -H . /sys/class/net/*/queues/rx-*/rps_cpus",
+            "mount -t sysfs sysfs /sys; grep -H . /sys/class/net/*/queues/rx-*/rps_cpus",
         ],
         check=False,
     )  # fmt: skip

@@ -86,6 +86,11 @@ class Process:
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode(errors="replace")
 
+    def reload(self) -> None:
+        """Send SIGUSR2, which some servers take as the wish to read their configuration again."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(signal.SIGUSR2)
+
     def drain(self) -> None:
         """Throw away what was printed so far, so that a full pipe never stops a server."""
         assert self._popen.stdout is not None

@@ -203,7 +203,8 @@ class SetupRate(Micro):
         until = "100,000 set-ups" if self.site.long else f"{self.site.seconds:.0f} s"
         return (
             f"{until}; connect, one byte there and back, close by reset; "
-            "the server is one epoll loop, each client a process; CPU of the machine by /proc/stat (10 ms ticks, others included)"
+            "the server is one epoll loop, each client "
+            "a process; CPU of the machine by /proc/stat (10 ms ticks, others included)"
         )
 
     def start(self, mode: Mode) -> None:

@@ -7,7 +7,19 @@ import importlib
 
 from bench.case import Case
 
-NAMES: tuple[str, ...] = ()
+NAMES = (
+    "redis",
+    "memcached",
+    "nginx",
+    "postgresql",
+    "iperf3",
+    "sockperf",
+    "haproxy",
+    "zookeeper",
+    "node",
+    "python_http",
+    "python_asyncio",
+)
 """Modules of this package, in the order in which they are run."""
 
 
