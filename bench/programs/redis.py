@@ -32,6 +32,7 @@ class Redis(Case):
 
     name = "redis"
     title = "redis"
+    pairs = ("across", "within")
     needs = ("redis-server", "redis-benchmark")
     metrics = (
         Metric("get", "GET", "1/s", "higher", 0),
