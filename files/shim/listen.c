@@ -46,6 +46,8 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 
 	if (syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return false;
+	/* Before the worker makes its copy of the listener, the same file, non-blocking. */
+	flags = sys_fcntl(fd, F_GETFL, 0);
 	slim_message(&ask, SLIM_LISTEN);
 	memcpy(ask.local, slot->local, 16);
 	ask.lport = slot->lport;
@@ -71,7 +73,6 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 		sys_close(pair[0]); /* the worker sees the end of it */
 		return false;
 	}
-	flags = sys_fcntl(fd, F_GETFL, 0);
 	if (flags & O_NONBLOCK)
 		sys_fcntl(pair[0], F_SETFL, flags);
 	if (sys_getsockopt(hidden, SOL_SOCKET, SO_RCVTIMEO, &limit, &len) == 0 && (limit.tv_sec || limit.tv_usec))

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from . import wire
+from . import sockdiag, wire
 
 GROWTH = 8192
 PERIOD = 15.0  # seconds between looks at the kernel while rows exist
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 class Table:
     """Rows by cookie, and the virtual 5-tuples that are in use."""
 
-    def __init__(self, live: Callable[[bool], Iterator[Any]]) -> None:
+    def __init__(self, live: Callable[[bool], Iterator[sockdiag.Sock]]) -> None:
         """*live* yields every live TCP socket of both namespaces (sockdiag.Sock)."""
         self.rows: dict[int, Row] = {}
         self.names: set[tuple[bytes, int, int]] = set()
@@ -75,9 +75,10 @@ class Table:
                 continue
             alive.add(sock.cookie)
             names = (wire.unpack_addr(row.src), row.sport, wire.unpack_addr(row.dst), row.dport)
+            real = (wire.unpack_addr(sock.src), sock.sport, wire.unpack_addr(sock.dst), sock.dport)
             if not row.slim and row.outgoing:
-                names = (sock.src, sock.sport, sock.dst, sock.dport)
-            host = (sock.src, sock.sport, sock.dst, sock.dport) if row.slim else (None, None, None, None)
+                names = real
+            host = real if row.slim else (None, None, None, None)
             found.append(
                 {
                     "endpoint": endpoint,
@@ -89,7 +90,7 @@ class Table:
                     "age_s": round(now - row.since, 3),
                     "bytes_sent": sock.bytes_acked,
                     "bytes_received": sock.bytes_received,
-                    "state": sock.state,
+                    "state": sockdiag.STATES.get(sock.state, str(sock.state)),
                     "cookie": sock.cookie,
                 }
             )  # fmt: skip

@@ -33,7 +33,6 @@ from .table import PERIOD, Table
 CLONE_NEWNET = 0x40000000
 MAX_MESSAGE = 65536
 DUMP_PIECE = 100  # rows a message: below the 60,000 bytes of the contract
-LIVE_STATES = 0xFFF & ~(1 << 6 | 1 << 10 | 1 << 12)  # all but TIME_WAIT, LISTEN, NEW_SYN_RECV
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -87,7 +86,7 @@ class Worker:
 
     @staticmethod
     def _diag() -> socket.socket:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 4)  # NETLINK_SOCK_DIAG
+        return sockdiag.open_netlink()
 
     def endpoint_socket(self, family: int) -> socket.socket:
         """A new non-blocking TCP socket in the endpoint's own namespace."""
@@ -101,7 +100,7 @@ class Worker:
         """Every live TCP socket of the host's and of the endpoint's namespace."""
         for diag in self.diag:
             for family in (socket.AF_INET, socket.AF_INET6):
-                yield from sockdiag.dump(diag, family, LIVE_STATES, want_info)
+                yield from sockdiag.dump(diag, family, sockdiag.LIVE, want_info)
 
     def _look(self) -> None:
         self.table.reap()
