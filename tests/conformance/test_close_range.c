@@ -2,6 +2,11 @@
 /* close_range over connections, and daemons that close everything and go on. */
 #include "conf.h"
 #include <sys/syscall.h>
+#ifdef __GLIBC__
+#if __GLIBC_PREREQ(2, 34)
+#define HAVE_CLOSE_RANGE /* and closefrom */
+#endif
+#endif
 
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
@@ -9,7 +14,7 @@
 
 static int range(unsigned first, unsigned last, int flags)
 {
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+#ifdef HAVE_CLOSE_RANGE
 	return close_range(first, last, flags);
 #else
 	return (int)syscall(SYS_close_range, first, last, flags);
@@ -75,7 +80,7 @@ int main(int argc, char **argv)
 	}
 	conf_join(pid);
 
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+#ifdef HAVE_CLOSE_RANGE
 	pid = conf_fork();
 	if (pid == 0) {
 		conf_dial(CONF_ECHO);

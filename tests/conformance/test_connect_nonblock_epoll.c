@@ -2,6 +2,11 @@
 /* Non-blocking connect watched by epoll: level, edge, one-shot; registered
  * before and after connect; in two epolls; nested; epoll_pwait(2). */
 #include "conf.h"
+#ifdef __GLIBC__
+#if __GLIBC_PREREQ(2, 35)
+#define HAVE_EPOLL_PWAIT2
+#endif
+#endif
 #include <sys/syscall.h>
 
 static int ep_new(void)
@@ -212,7 +217,7 @@ static void variants(void)
 	CHECK(e.events == EPOLLOUT && e.data.u64 == 6, "epoll_pwait: event 0x%x", e.events);
 	done(fd);
 	close(fd);
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 35)
+#ifdef HAVE_EPOLL_PWAIT2
 	struct timespec limit = { .tv_sec = 8 };
 	fd = conf_dial_nonblock(CONF_ECHO);
 	add(ep, fd, EPOLLOUT, 6);

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A server is killed and started again on its port at once, many times. */
+#include "conf.h"
+
+int main(int argc, char **argv)
+{
+	uint16_t port = 0;
+	int one = 1;
+
+	conf_init(argc, argv, 40);
+	close(conf_bound(&port, 0));
+	for (int round = 0; round < 10; round++) {
+		int pipes[2];
+		char byte;
+
+		CHECK(pipe(pipes) == 0, "pipe");
+		pid_t pid = conf_fork();
+		if (pid == 0) {
+			struct sockaddr_storage sa;
+			socklen_t size = conf_address(&sa, conf.self, port);
+			int listener = conf_socket(0);
+			uint64_t number;
+
+			CHECK(setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0, "SO_REUSEADDR");
+			CHECK(bind(listener, (struct sockaddr *)&sa, size) == 0, "bind in round %d", round);
+			CHECK(listen(listener, 32) == 0, "listen");
+			CHECK(write(pipes[1], "r", 1) == 1, "write");
+			for (;;) {
+				int fd = conf_accept(listener);
+
+				conf_recv_all(fd, &number, sizeof(number));
+				conf_send_all(fd, &number, sizeof(number));
+				if (round & 1)
+					continue; /* leave it open: the kill closes it */
+				close(fd);
+			}
+		}
+		close(pipes[1]);
+		CHECK(read(pipes[0], &byte, 1) == 1, "server of round %d did not start", round);
+		close(pipes[0]);
+		if (!(round & 1))
+			conf_all_ok(conf_dial_me(5, "id", port, 0), 5);
+		else
+			conf_order("dial 2 mute %s %u 1000", inet_ntoa(conf.self), port);
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+	conf_ok("ten generations");
+	struct conf_result r = conf_result(conf_dial_me(1, "id", port, 0), 10);
+	CHECK(r.refused == 1, "after the last: ok=%d %s", r.ok, r.text);
+	conf_ok("then refused");
+	return conf_done();
+}
