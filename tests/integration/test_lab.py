@@ -28,7 +28,12 @@ def slimlab(*words: str, name: str | None = None, **options) -> subprocess.Compl
         environment["SLIMLAB_NAME"] = name
     options.setdefault("timeout", 120)
     return subprocess.run(
-        [str(SLIMLAB), *words], capture_output=True, text=True, env=environment, **options
+        [str(SLIMLAB), *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        **options,
     )
 
 
@@ -75,7 +80,7 @@ def test_exec_replaces_itself_so_that_signals_arrive(lab: Lab) -> None:
 
 def test_exec_is_quick(lab: Lab) -> None:
     took = []
-    for _ in range(10):
+    for _round in range(10):
         started = time.monotonic()
         lab.run("c1", ["true"], mode="overlay")
         took.append(time.monotonic() - started)
@@ -204,7 +209,7 @@ def test_down_ends_every_process_and_is_idempotent(other_lab: str) -> None:
     second = Lab(other_lab)
     process = second.popen("c1", "trap '' TERM; sleep 1000 & wait; sleep 1000", mode="overlay")
     wait_for(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == "sh", what="sh runs")
-    for _ in range(2):
+    for _time in range(2):
         assert slimlab("down", name=other_lab).returncode == 0
     assert process.wait(5) == -signal.SIGKILL
     second.end_processes()

@@ -225,7 +225,7 @@ class Keeper:
             self.selector.register(source, selectors.EVENT_READ)
         self.spawn()
         while not (self.stopping and self.child is None):
-            for key, _ in self.selector.select(self._wait_time()):
+            for key, _events in self.selector.select(self._wait_time()):
                 if key.fileobj is self.control:
                     with contextlib.suppress(OSError):
                         self.serve(self.control.accept()[0])

@@ -91,6 +91,6 @@ class Room:
             for kind in kinds:
                 self.pin(kind).touch()
                 run("mount", "--bind", f"/proc/{maker.pid}/ns/{kind}", str(self.pin(kind)))
-        _, words = maker.communicate("\n", timeout=30)
+        words = maker.communicate("\n", timeout=30)[1]
         if made != "made" or maker.returncode != 0:
             raise LabError(f"namespaces of {self.name} could not be made: {words.strip()}")

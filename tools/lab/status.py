@@ -25,7 +25,7 @@ def _offload(room: Room) -> dict[str, str]:
     """Offload settings of a room's eth0, as ethtool states them."""
     found = {}
     for line in room.run("ethtool", "-k", "eth0").splitlines():
-        name, _, value = line.strip().partition(":")
+        name, _colon, value = line.strip().partition(":")
         if name in _OFFLOADS:
             found[_OFFLOADS[name]] = value.split()[0]
     return found

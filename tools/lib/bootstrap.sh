@@ -18,8 +18,8 @@ CACHE=$CHECKOUT/.cache
 # One list per purpose; package names are the same on Debian and Ubuntu.
 PACKAGES_LAB=(ca-certificates ethtool gcc iproute2 libc6-dev make mount musl-tools procps
     python3 python3-venv util-linux)
-PACKAGES_DEMO=(default-jre-headless haproxy iperf3 memcached nginx nodejs
-    postgresql postgresql-contrib redis-server redis-tools sockperf wrk zookeeper)
+# What demo, bench and integration tests run is written down beside the bench.
+mapfile -t PACKAGES_DEMO < <(grep -E '^[a-z0-9]' "$CHECKOUT/bench/packages.txt")
 PACKAGES_TEST=(git openssl)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of the gate, in their order: cheap ones first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CACHE = CHECKOUT / ".cache"
+OUTPUT = CACHE / "test"
+TOOLS = Path(sys.executable).parent
+
+#: Directories with Python of ours, as far as they exist.
+PYTHON_SOURCES = ("bench", "files", "plugins", "tests", "tools")
+TYPED_SOURCES = (
+    "files/router/slim_router",
+    "files/fallback/slim_fallback",
+    "tools/lab",
+    "tools/gate",
+    "bench",
+)
+
+Words = list[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to check. `commands` run in turn until one fails."""
+
+    name: str
+    what: str
+    #: Made when the part starts, because an earlier part may have made its inputs.
+    commands: Callable[[bool], list[Words]]
+    #: Seconds before the part counts as hung.
+    limit: float
+    #: Only with --long, or when named.
+    long: bool = False
+    #: Where pytest leaves its counts, if pytest runs.
+    junit: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    directory: Path = CHECKOUT
+
+
+def present(names: tuple[str, ...]) -> list[str]:
+    """Those of the paths that exist."""
+    return [name for name in names if (CHECKOUT / name).exists()]
+
+
+def _tool(name: str, *words: str) -> Words:
+    return [str(TOOLS / name), *words]
+
+
+def _pytest(part: str, long: bool, *words: str) -> Words:
+    chosen = [] if long else ["-m", "not long"]
+    return _tool("pytest", "-q", "--color=no", f"--junit-xml={OUTPUT / part}.xml", *chosen, *words)
+
+
+def _mypy(long: bool) -> list[Words]:
+    # One run each: two directories may hold files of the same name.
+    cache = f"--cache-dir={CACHE / 'mypy'}"
+    return [_tool("mypy", cache, name) for name in present(TYPED_SOURCES)]
+
+
+def _ansible_lint(long: bool) -> list[Words]:
+    return [_tool("ansible-lint", "--offline", "--profile", "production", "--nocolor")]
+
+
+def _c(long: bool) -> list[Words]:
+    return [["make", "-C", "files/shim", "test"]]
+
+
+def _molecule(long: bool) -> list[Words]:
+    return [_tool("molecule", "--no-color", "test", "--scenario-name", "default")]
+
+
+def parts() -> list[Part]:
+    """All parts."""
+    ansible = {
+        "ANSIBLE_COLLECTIONS_PATH": str(CACHE / "collections"),
+        "ANSIBLE_HOME": str(CACHE / "ansible"),
+        "ANSIBLE_NOCOLOR": "1",
+        # ansible-lint and molecule look for each other and for ansible on the PATH.
+        "PATH": f"{TOOLS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    lab = {"SLIMLAB_NAME": os.environ.get("SLIMLAB_NAME", "test"), "PATH": ansible["PATH"]}
+    return [
+        Part(
+            "ruff",
+            "Python style",
+            lambda long: [_tool("ruff", "check", "--no-cache", *present(PYTHON_SOURCES))],
+            120,
+        ),
+        Part("mypy", "Python types", _mypy, 300),
+        Part("yamllint", "YAML style", lambda long: [_tool("yamllint", "--strict", ".")], 120),
+        Part(
+            "ansible-lint",
+            "roles and playbooks, profile production",
+            _ansible_lint,
+            600,
+            environment=ansible,
+        ),
+        Part(
+            "unit",
+            "unit tests",
+            lambda long: [_pytest("unit", long, "tests/unit")],
+            900,
+            junit=OUTPUT / "unit.xml",
+            environment=ansible,
+        ),
+        Part("c", "shim and its tests under sanitizers", _c, 900),
+        Part(
+            "integration",
+            "integration and conformance tests in the lab",
+            lambda long: [_pytest("integration", long, "tests/integration")],
+            1500,
+            junit=OUTPUT / "integration.xml",
+            environment=lab,
+        ),
+        Part(
+            "sanity",
+            "ansible-test sanity",
+            lambda long: [[sys.executable, "-m", "gate.sanity"]],
+            900,
+            environment={**ansible, "PYTHONPATH": str(CHECKOUT / "tools")},
+        ),
+        Part(
+            "molecule",
+            "molecule scenario default",
+            _molecule,
+            600,
+            environment={**ansible, "SLIMLAB_NAME": "molecule"},
+        ),
+    ]
