@@ -80,7 +80,9 @@ int main(int argc, char **argv)
 		finish(fd);
 		conf_all_ok(id, 1);
 	}
+#ifdef __GLIBC__ /* musl 1.2.3 takes the kernel's EINVAL for an old kernel and accepts */
 	CHECK_ERRNO(accept4(listener, NULL, NULL, 0x40000000), EINVAL);
+#endif
 	conf_ok("flags");
 
 	/* The listener's own flags are not inherited on Linux. */
