@@ -10,6 +10,7 @@ addresses, which the kernel keeps in network order.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -88,8 +89,8 @@ def dump(
     """Every TCP socket of *family* in one of the *states* (a mask of 1 << state).
 
     Of the network namespace that *nl* was made in. Raises OSError. The caller
-    must exhaust or drop the iterator before it asks again on the same socket; a
-    dump that was dropped half-way is skipped by its sequence number.
+    must exhaust or drop the iterator before it asks again on the same socket; of a
+    dump that was dropped half-way the rest is read and thrown away.
     """
     global _sequence
     _sequence = sequence = _sequence + 1 & 0x7FFFFFFF
@@ -111,37 +112,58 @@ def dump(
     )
     is_v4 = family == socket.AF_INET
     message, port = _MESSAGE.unpack_from, _PORT.unpack
-    while True:
-        data = nl.recv(RECEIVE_SIZE)
-        at, size = 0, len(data)
-        while at + 16 <= size:
-            length, kind, _, number, _ = _NLMSG.unpack_from(data, at)
-            if length < 16 or at + length > size:
-                raise OSError(errno.EPROTO, "sock_diag: message with a wrong length")
-            end = at + length
-            if number == sequence:
-                if kind == SOCK_DIAG_BY_FAMILY and length >= 88:
-                    _, state, sport, dport, src, dst, cookie, uid, inode = message(data, at + 16)
-                    acked = received = 0
-                    if want_info:
-                        acked, received = _info(data, at + 88, end)
-                    if is_v4:
-                        src, dst = _MAPPED + src[:4], _MAPPED + dst[:4]
-                    yield Sock(
-                        cookie, src, port(sport)[0], dst, port(dport)[0],
-                        state, acked, received, inode, uid,
-                    )  # fmt: skip
-                elif kind == NLMSG_DONE:
+    done, data, at = False, b"", 0
+    try:
+        while not done:
+            data = nl.recv(RECEIVE_SIZE)
+            at, size = 0, len(data)
+            while at + 16 <= size:
+                length, kind, _, number, _ = _NLMSG.unpack_from(data, at)
+                if length < 16 or at + length > size:
+                    raise OSError(errno.EPROTO, "sock_diag: message with a wrong length")
+                end = at + length
+                if number == sequence:
+                    if kind == SOCK_DIAG_BY_FAMILY and length >= 88:
+                        _, state, sport, dport, src, dst, cookie, uid, inode = message(
+                            data, at + 16
+                        )
+                        acked = received = 0
+                        if want_info:
+                            acked, received = _info(data, at + 88, end)
+                        if is_v4:
+                            src, dst = _MAPPED + src[:4], _MAPPED + dst[:4]
+                        yield Sock(
+                            cookie, src, port(sport)[0], dst, port(dport)[0],
+                            state, acked, received, inode, uid,
+                        )  # fmt: skip
+                    elif kind in (NLMSG_DONE, NLMSG_ERROR):
+                        done = True
+                        _check(kind, data, at, length)
+                at += length + 3 & ~3
+    finally:
+        # The kernel refuses a second dump (EBUSY) while the first is unread.
+        if not done:
+            _skip(nl, sequence, data, at)
+
+
+def _check(kind: int, data: bytes, at: int, length: int) -> None:
+    """Raises OSError for an error message."""
+    if kind == NLMSG_ERROR:
+        code = -struct.unpack_from("=i", data, at + 16)[0] if length >= 20 else errno.EPROTO
+        if code:
+            raise OSError(code, f"sock_diag: {os.strerror(code)}")
+
+
+def _skip(nl: socket.socket, sequence: int, data: bytes, at: int) -> None:
+    """Read the dump *sequence* to its end, which may be in data[at:] already."""
+    with contextlib.suppress(OSError):
+        while True:
+            while at + 16 <= len(data):
+                length, kind, _, number, _ = _NLMSG.unpack_from(data, at)
+                if number == sequence and kind in (NLMSG_DONE, NLMSG_ERROR):
                     return
-                elif kind == NLMSG_ERROR:
-                    code = (
-                        -struct.unpack_from("=i", data, at + 16)[0]
-                        if length >= 20
-                        else errno.EPROTO
-                    )
-                    if code:
-                        raise OSError(code, f"sock_diag: {os.strerror(code)}")
-            at += length + 3 & ~3
+                at += max(16, length + 3 & ~3)
+            data, at = nl.recv(RECEIVE_SIZE), 0
 
 
 def _info(data: bytes, at: int, end: int) -> tuple[int, int]:

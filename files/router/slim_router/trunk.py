@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import random
 import secrets
 import socket
@@ -104,7 +105,9 @@ def _no_password() -> bytes:
 def _cause(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return error.reason or "not a PEM file of the right kind"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # asyncio puts words of its own into strerror
+    return str(error)
 
 
 def certificate_names(transport: asyncio.BaseTransport) -> frozenset[str]:
