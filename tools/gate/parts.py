@@ -29,7 +29,7 @@ Words = list[str]
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to check. `commands` run in turn until one fails."""
+    """One thing to check; it holds if all of its commands do."""
 
     name: str
     what: str

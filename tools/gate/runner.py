@@ -102,9 +102,8 @@ def run(part: Part, long: bool) -> Result:
     started = time.monotonic()
     problem = ""
     for words in part.commands(long):
-        problem = _run(words, part, log, started + part.limit)
-        if problem:
-            break
+        # A failed command does not hide a later one either.
+        problem = _run(words, part, log, started + part.limit) or problem
     seconds = time.monotonic() - started
     counted = counts(part.junit) if part.junit else None
     if counted is None:

@@ -93,7 +93,7 @@ def build(state: State, plan: Plan) -> None:
         congestion.set_on(room)
     if plan.deploy:
         deploy.playbook(state, plan, "site")
-    else:
+    elif not plan.bare:
         stub.create(state, plan)
     for room in rooms:
         congestion.set_on(room)

@@ -28,6 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--secure", default="none", choices=("none", "bpf", "kmod"))
     # For tests of the lab itself: an overlay without the product.
     up.add_argument("--no-deploy", action="store_true")
+    # For molecule, which runs the playbooks itself: not even that overlay.
+    up.add_argument("--bare", action="store_true")
     verbs.add_parser("down")
     pushing = verbs.add_parser("push")
     pushing.add_argument("paths", nargs="+", metavar="PATH")
@@ -49,7 +51,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         endpoints_per_host=options.endpoints_per_host,
         rtt_us=options.rtt_us,
         secure=options.secure,
-        deploy=not options.no_deploy,
+        deploy=not (options.no_deploy or options.bare),
+        bare=options.bare,
     )
     plan.lay_out()
     return plan

@@ -79,6 +79,8 @@ def describe(state: State, plan: Plan) -> dict[str, Any]:
 def write(state: State, plan: Plan) -> Path:
     """Write the inventory file and return its path."""
     (state.scratch / "ansible-tmp").mkdir(parents=True, exist_ok=True)
+    # Everything is said in the environment; an empty file keeps the user's own away.
+    (state.scratch / "ansible.cfg").write_text("[defaults]\n")
     state.inventory.write_text(json.dumps(describe(state, plan), indent=1) + "\n")
     return state.inventory
 
@@ -92,7 +94,7 @@ def environment(state: State, plan: Plan) -> dict[str, str]:
     return {
         **kept,
         "ANSIBLE_COLLECTIONS_PATH": collections,
-        "ANSIBLE_CONFIG": "/dev/null",
+        "ANSIBLE_CONFIG": str(state.scratch / "ansible.cfg"),
         "ANSIBLE_FORKS": str(min(10, max(2, plan.hosts))),
         "ANSIBLE_HOME": str(state.scratch / "ansible"),
         "ANSIBLE_INVENTORY": str(state.inventory),

@@ -59,6 +59,8 @@ class Plan:
     rtt_us: int = 0
     secure: str = "none"
     deploy: bool = True
+    #: Leave out the overlay too: somebody else will run site.yml.
+    bare: bool = False
     #: Value of RUN_MARK in the processes of the `up` that made the lab.
     run: str = ""
     #: "building" until everything stands, then "up".
