@@ -23,12 +23,12 @@ options:
     type: dict
     required: true
   installed:
-    description: The text of the map that the host has.
-    type: str
+    description: C(revision) and C(digest) of the map that the host has, from its facts.
+    type: dict
   seen:
-    description: The texts of the maps of the hosts of this run.
+    description: The same of the other hosts of this run.
     type: list
-    elements: str
+    elements: dict
     default: []
 """
 

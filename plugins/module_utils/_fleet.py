@@ -9,6 +9,7 @@ C(next), which reads as one sentence, see L(sentence).
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 
@@ -383,40 +384,38 @@ def problems(fleet, settings, complete=True):
     return found
 
 
+def digest(content):
+    """Tells one map's content from another's; the revision is no part of it."""
+    kept = {key: content.get(key) for key in ("version", "hosts", "endpoints")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
 def fleet_map(fleet, installed=None, seen=()):
     """The content of map.json.
 
     :param fleet: from L(build), without problems.
-    :param installed: text of the map that the host has, or None.
-    :param seen: texts of the maps of the other hosts of this run. A host whose
-        map must change gets a revision above all of them, so that revisions
-        only grow.
+    :param installed: dict with revision and digest of the map that the host has.
+    :param seen: the same of the other hosts of this run. A host whose map must
+        change gets a revision above all of them, so that revisions only grow.
     """
+    keys = ("name", "tenant", "vip", "host", "netns")
     content = {
         "version": 1,
+        "revision": 0,
         "hosts": {
             name: {"address": host["address"], "trunk_port": host["trunk_port"]}
             for name, host in sorted(fleet["hosts"].items())
         },
         "endpoints": [
-            {key: endpoint[key] for key in ("name", "tenant", "vip", "host", "netns")}
+            {key: endpoint[key] for key in keys}
             for endpoint in sorted(
                 fleet["endpoints"], key=lambda item: (item["tenant"], item["host"], item["name"])
             )
         ],
     }
-
-    def read(text):
-        try:
-            old = json.loads(text or "{}")
-            revision = int(old.pop("revision", 0))
-        except (ValueError, TypeError, AttributeError):
-            return 0, {}
-        return revision, old
-
-    revision, old = read(installed)
-    if old != content:
-        revision = 1 + max([revision] + [read(text)[0] for text in seen])
-    return {"version": 1, "revision": revision} | {
-        key: content[key] for key in ("hosts", "endpoints")
-    }
+    known = [int((entry or {}).get("revision", 0)) for entry in (installed, *seen)]
+    if installed and installed.get("digest") == digest(content):
+        content["revision"] = known[0]
+    else:
+        content["revision"] = 1 + max(known)
+    return content

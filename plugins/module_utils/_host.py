@@ -23,6 +23,16 @@ def _version(text):
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
+def routes_into(facts, networks):
+    """The routes that overlap one of the networks; the default route overlaps every one."""
+    wanted = [ipaddress.IPv4Network(str(value)) for value in networks]
+    return [
+        route
+        for route in facts["routes"]
+        if any(ipaddress.IPv4Network(route["network"]).overlaps(mine) for mine in wanted)
+    ]
+
+
 def _software(thing, facts, settings):
     if _version(facts["kernel"]) < KERNEL_MIN:
         yield problem(
@@ -114,12 +124,18 @@ def _network(thing, facts, settings):
                         "choose an overlay network that no host network overlaps",
                     )
     if settings["fallback_provider"] == "existing":
+        ways = routes_into(facts, overlay)
+        secret = {route["device"] for route in ways} & set(facts["wireguard"])
+        if secret and not settings["allow_plaintext"]:
+            yield problem(
+                thing,
+                f"the overlay is encrypted ({', '.join(sorted(secret))}) and Slim's connections "
+                "between the hosts would not be",
+                "protect the network between the hosts (WireGuard or IPsec on slim_host_address) "
+                "and set slim_allow_plaintext: true, or do not deploy Slim there",
+            )
         for mine in overlay:
-            reach = [
-                route
-                for route in facts["routes"]
-                if ipaddress.IPv4Network(route["network"]).overlaps(mine)
-            ]
+            reach = routes_into(facts, [mine])
             if not reach:
                 yield problem(
                     thing,
@@ -165,7 +181,8 @@ def problems(facts, settings):
     :param facts: ansible_facts.slim_host.
     :param settings: dict with name, address, trunk_port, overlay_networks,
         fallback_provider, service_manager, keeper_command, shim_build,
-        controller_machine, manage_packages, own_devices, router_installed.
+        controller_machine, manage_packages, own_devices, router_installed,
+        allow_plaintext, data_ports.
     :returns: list of problems.
     """
     thing = f"host {settings['name']}"
@@ -195,11 +212,7 @@ def notes(facts, settings):
     if settings["fallback_provider"] == "existing" and settings["overlay_networks"]:
         for value in settings["overlay_networks"]:
             mine = ipaddress.IPv4Network(str(value))
-            if not any(
-                ipaddress.IPv4Network(route["network"]).prefixlen
-                and ipaddress.IPv4Network(route["network"]).overlaps(mine)
-                for route in facts["routes"]
-            ):
+            if all(route["network"].endswith("/0") for route in routes_into(facts, [mine])):
                 found.append(
                     f"{thing}: {mine} is reached by the default route only; "
                     "make sure that this is the overlay"

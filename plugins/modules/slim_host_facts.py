@@ -64,6 +64,7 @@ import struct
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.slim.overlay.plugins.module_utils import _fleet
 from ansible_collections.slim.overlay.plugins.module_utils._hostnet import interface_addresses
 
 TCP_LISTEN = "0A"
@@ -168,6 +169,24 @@ def has_vxlan(module):
     return bool(modprobe) and module.run_command([modprobe, "-n", "-q", "vxlan"])[0] == 0
 
 
+def wireguard():
+    """Interfaces whose traffic is encrypted, so that Slim beside them would not be."""
+    return sorted(
+        place.parent.name
+        for place in Path("/sys/class/net").glob("*/uevent")
+        if "DEVTYPE=wireguard" in read(place)
+    )
+
+
+def fleet_map():
+    """Revision and digest of the map that is there; an empty dict where none is."""
+    try:
+        content = json.loads(read("/etc/slim/map.json"))
+        return {"revision": int(content["revision"]), "digest": _fleet.digest(content)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -204,6 +223,11 @@ def main():
             tool: shutil.which(tool) or ""
             for tool in ("cc", "ip", "make", "musl-gcc", "nft", "nsenter")
         },
+        "wireguard": wireguard(),
+        "map": fleet_map(),
+        # Public parts only: what decides whether a certificate has to be made.
+        "certificate": read("/etc/slim/tls/host.pem"),
+        "has_key": Path("/etc/slim/tls/host.key").exists(),
         "releases": {
             part: Path(f"/opt/slim/{part}/current").resolve().name
             for part in ("router", "shim", "fallback")
