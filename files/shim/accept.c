@@ -117,6 +117,10 @@ static int accept_any(int fd, struct sockaddr *addr, socklen_t *len, int flags, 
 			errno = EFAULT;
 			return -1;
 		}
+		if (addr && (int)*len < 0) {
+			errno = EINVAL;
+			return -1;
+		}
 		got = from_channel(fd, &slot, addr, len, flags);
 		if (got != -2)
 			return got;

@@ -18,7 +18,7 @@ static const struct {
 } carried[] = {
 	{ SOL_SOCKET, SO_KEEPALIVE }, { SOL_SOCKET, SO_RCVBUF }, { SOL_SOCKET, SO_SNDBUF },
 	{ SOL_SOCKET, SO_LINGER }, { SOL_SOCKET, SO_RCVTIMEO }, { SOL_SOCKET, SO_SNDTIMEO },
-	{ SOL_SOCKET, SO_OOBINLINE }, { SOL_SOCKET, SO_PRIORITY }, { SOL_SOCKET, SO_RCVLOWAT },
+	{ SOL_SOCKET, SO_OOBINLINE }, { IPPROTO_IP, IP_TOS }, { SOL_SOCKET, SO_PRIORITY /* which IP_TOS sets */ }, { SOL_SOCKET, SO_RCVLOWAT },
 	{ SOL_SOCKET, SO_TIMESTAMP }, { SOL_SOCKET, SO_TIMESTAMPNS }, { SOL_SOCKET, 46 /* SO_BUSY_POLL */ },
 	{ SOL_SOCKET, 47 /* SO_MAX_PACING_RATE */ }, { SOL_SOCKET, 60 /* SO_ZEROCOPY */ },
 	{ SOL_SOCKET, SO_DEBUG }, { SOL_SOCKET, SO_DONTROUTE },
@@ -27,7 +27,7 @@ static const struct {
 	{ IPPROTO_TCP, TCP_QUICKACK }, { IPPROTO_TCP, 25 /* TCP_NOTSENT_LOWAT */ },
 	{ IPPROTO_TCP, TCP_CONGESTION }, { IPPROTO_TCP, TCP_WINDOW_CLAMP }, { IPPROTO_TCP, TCP_LINGER2 },
 	{ IPPROTO_TCP, 36 /* TCP_INQ */ }, { IPPROTO_TCP, TCP_MAXSEG },
-	{ IPPROTO_IP, IP_TOS }, { IPPROTO_IP, IP_TTL }, { IPPROTO_IPV6, IPV6_TCLASS },
+	{ IPPROTO_IP, IP_TTL }, { IPPROTO_IPV6, IPV6_TCLASS },
 	{ IPPROTO_IPV6, IPV6_UNICAST_HOPS },
 };
 
@@ -207,6 +207,8 @@ int slim_replace(int fd, int with, struct slim_slot *slot)
 			put_under(i, with, &other);
 			other.state = slot->state;
 			other.cookie = slot->cookie;
+			other.family = slot->family;
+			other.hidden = slot->state == SLIM_LISTENER ? slim_hide(slot->hidden) : -1;
 			memcpy(other.local, slot->local, 16);
 			memcpy(other.peer, slot->peer, 16);
 			other.lport = slot->lport;

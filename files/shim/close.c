@@ -11,6 +11,8 @@
 #endif
 #define RANGE_CLOEXEC 4 /* CLOSE_RANGE_CLOEXEC, linux/close_range.h */
 
+#define SYNC_US 50000
+
 SLIM_DECLARE_REAL(int, close, int);
 
 /* The channel goes first, so that the worker sees its end before we let the listener go. */
@@ -31,9 +33,15 @@ SLIM_EXPORT int close(int fd)
 	if (!slim_used(fd))
 		return REAL(close)(fd);
 	if (slim_peek(fd, &slot) && slot.state == SLIM_LISTENER && !slim_foreign_process()) {
-		int result = sys_close(fd);
+		struct slim_msg ask, reply;
+		int result = sys_close(fd), extra;
 
+		/* Wait until the worker has seen it: nobody connects to a closed listener. */
 		forget(fd);
+		slim_message(&ask, SLIM_SYNC);
+		if (!(slot.flags & SLIM_S_DUPPED) && slim_ask(&ask, NULL, 0, SLIM_SYNCED, 0, 0, &reply, &extra, SYNC_US) == 0 &&
+		    extra >= 0)
+			sys_close(extra);
 		return result;
 	}
 	forget(fd);

@@ -58,9 +58,9 @@ static int again(int fd, const struct sockaddr *addr, socklen_t len)
 	return 0;
 }
 
-static bool wanted(int fd, const uint8_t peer[16], const struct slim_slot *slot)
+static bool wanted(int fd, const uint8_t peer[16], int family, const struct slim_slot *slot)
 {
-	int protocol = 0;
+	int protocol = 0, domain = 0;
 	socklen_t len = sizeof(protocol);
 
 	if (slim_is_loopback(peer) || slim_is_any(peer) || !slim_ready() || !slim_on_overlay(peer))
@@ -70,7 +70,12 @@ static bool wanted(int fd, const uint8_t peer[16], const struct slim_slot *slot)
 	/* A socket that was here before a fork may be somebody else's, too. */
 	if (slot->state == SLIM_FRESH && slot->generation != atomic_load(&slim_generation))
 		return false;
-	return sys_getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) == 0 && protocol == IPPROTO_TCP;
+	if (sys_getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) < 0 || protocol != IPPROTO_TCP)
+		return false;
+	if (slot->state == SLIM_FRESH)
+		return slot->family == family;
+	len = sizeof(domain);
+	return sys_getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == family;
 }
 
 /* The port that the application chose: 0 none; false if it chose another address. */
@@ -111,7 +116,7 @@ static int warm(int fd, int host, struct slim_slot *slot, const struct slim_msg 
 		if (slot->options)
 			slim_carry_options(fd, host, slot->options);
 		slot->state = SLIM_CONNECTED;
-		slot->hidden = -1;
+		slot->hidden = slim_keep_port(fd, slot);
 		slim_replace(fd, host, slot);
 		slim_put(fd, slot);
 		return 0;
@@ -220,7 +225,7 @@ int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 		return sys_connect(slot.hidden, addr, len);
 	}
 	if (!slim_from_sockaddr(addr, len, peer, &port) || !port || slim_foreign_process() ||
-	    !wanted(fd, peer, &slot) || !chosen_port(fd, &slot, &own_port))
+	    !wanted(fd, peer, addr->sa_family, &slot) || !chosen_port(fd, &slot, &own_port))
 		return REAL(connect)(fd, addr, len);
 	flags = sys_fcntl(fd, F_GETFL, 0);
 	nonblock = flags & O_NONBLOCK;

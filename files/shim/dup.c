@@ -25,10 +25,10 @@ void slim_dupped(int from, int to)
 		slot.cookie = slim_cookie(from);
 	slim_put(from, &slot);
 	slot.nregs = 0; /* epoll sets go by descriptor */
-	if (slot.state == SLIM_LISTENER)
+	if (slot.state == SLIM_LISTENER || (slot.state == SLIM_CONNECTED && slot.hidden >= 0))
 		slot.hidden = slim_hide(slot.hidden);
 	else if (slot.state == SLIM_PENDING_WARM || slot.state == SLIM_RESOLVING)
-		slot.state = SLIM_CONNECTED; /* its names are right; the original looks after the rest */
+		slot.hidden = -1, slot.state = SLIM_CONNECTED; /* its names are right; the original looks after the rest */
 	else if (slot.state == SLIM_PENDING_COLD)
 		slot.state = SLIM_FRESH;
 	slim_put(to, &slot);

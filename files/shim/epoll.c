@@ -19,8 +19,7 @@ SLIM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 	struct slim_slot slot;
 	int at;
 
-	if (result < 0 || !slim_used(fd) || slim_foreign_process() || !slim_peek(fd, &slot) ||
-	    slot.state == SLIM_CONNECTED)
+	if (result < 0 || !slim_used(fd) || slim_foreign_process() || !slim_peek(fd, &slot))
 		return result;
 	slim_saw_epoll(epfd);
 	for (at = 0; at < slot.nregs && slot.regs[at].epfd != epfd; at++)

@@ -34,6 +34,22 @@ static bool tcp_listener(int fd, uint8_t addr[16], uint16_t *port, int *family)
 }
 
 /*
+ * A listener is never writable, a fresh channel is: a loop that asks for both
+ * would spin. Our end gets the smallest send buffer there is, and one message,
+ * which the worker never reads, that fills it (unix_writable, net/unix/af_unix.c).
+ */
+static void deaden(int channel)
+{
+	static char filler[2048];
+	struct iovec iov = { filler, sizeof(filler) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	int least = 1;
+
+	sys_setsockopt(channel, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
+	sys_sendmsg(channel, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/*
  * Give `listener` (under fd, or hidden beside it) to the worker and put a
  * channel under fd. False: nothing has changed.
  */
@@ -48,6 +64,7 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 		return false;
 	/* Before the worker makes its copy of the listener, the same file, non-blocking. */
 	flags = sys_fcntl(fd, F_GETFL, 0);
+	deaden(pair[0]);
 	slim_message(&ask, SLIM_LISTEN);
 	memcpy(ask.local, slot->local, 16);
 	ask.lport = slot->lport;
@@ -192,7 +209,8 @@ bool slim_adopt(int fd, struct slim_slot *out)
 	} else {
 		if (given >= 0)
 			sys_close(given);
-		out->family = name.ss_family;
+		/* an accepted host socket's own family need not be the listener's */
+		out->family = reply.family ? reply.family : name.ss_family;
 		out->state = SLIM_CONNECTED;
 	}
 	slim_put(fd, out);

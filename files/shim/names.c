@@ -13,6 +13,10 @@ static int give(const uint8_t addr[16], uint16_t port, int family, struct sockad
 		errno = EFAULT;
 		return -1;
 	}
+	if ((int)*len < 0) {
+		errno = EINVAL;
+		return -1;
+	}
 	slim_to_sockaddr(addr, port, family, out, len);
 	return 0;
 }

@@ -87,6 +87,12 @@ static bool unused(int fd)
 	return info[0] == TCP_ESTABLISHED && !unsent && !in && !out;
 }
 
+/* A port that the application chose stays taken for as long as its connection lives. */
+int slim_keep_port(int fd, const struct slim_slot *slot)
+{
+	return slot->flags & SLIM_S_BOUND ? slim_hide(fd) : -1;
+}
+
 /* The overlay connect of fd is complete: take the host connection if it is there. */
 bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 {
@@ -115,7 +121,7 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	/* From here on the host connection is the connection. */
 	slot->state = SLIM_CONNECTED;
 	slot->cookie = reply.cookie;
-	slot->hidden = -1;
+	slot->hidden = slim_keep_port(fd, slot);
 	memcpy(slot->local, reply.local, 16);
 	slot->lport = reply.lport;
 	slim_replace(fd, host, slot);
@@ -171,8 +177,10 @@ static enum slim_outcome resolve_warm(int fd, struct slim_slot *slot)
 	}
 	slim_pending_drop(fd);
 	if (!(ready & (POLLERR | POLLHUP))) {
-		slim_unhide(overlay);
-		slot->hidden = -1;
+		if (!(slot->flags & SLIM_S_BOUND)) {
+			slim_unhide(overlay);
+			slot->hidden = -1;
+		}
 		slot->state = SLIM_CONNECTED;
 		slim_put(fd, slot);
 		return SLIM_DONE;

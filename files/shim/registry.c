@@ -198,9 +198,14 @@ void slim_release(int fd, bool closing)
 		msg.value = slot.attempt;
 		slim_tell(&msg);
 	}
+	/*
+	 * The worker's copy of a socket that it has just handed over may live a
+	 * moment longer than ours, and with it the place in an epoll set.
+	 */
+	for (int i = 0; closing && i < slot.nregs; i++)
+		sys_epoll_ctl(slot.regs[i].epfd, EPOLL_CTL_DEL, fd, NULL);
 	slim_clear(fd);
-	if (slot.hidden >= 0 &&
-	    (slot.state == SLIM_LISTENER || slot.state == SLIM_PENDING_WARM || slot.state == SLIM_RESOLVING))
+	if (slot.hidden >= 0 && slot.state != SLIM_FRESH && slot.state != SLIM_PENDING_COLD)
 		slim_unhide(slot.hidden);
 	errno = saved;
 }

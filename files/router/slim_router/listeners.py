@@ -97,7 +97,7 @@ class Listener:
         )  # fmt: skip
         with contextlib.suppress(OSError):  # already reset by its peer
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.worker.table.add(cookie, row)
+        self.worker.table.add(cookie, row._replace(family=int(self.sock.family)))
         if self.queue or not self._send(message, sock):
             self.queue.append((message, sock))
             self._watch()

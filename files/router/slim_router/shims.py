@@ -173,7 +173,8 @@ class Shim:
         listener = self.worker.listeners.by_channel.get(cookie)
         if listener is not None:
             self.reply(
-                wire.message(wire.NAMES, seq, flags=wire.F_LISTENER, local=listener.addr, lport=listener.port),
+                wire.message(wire.NAMES, seq, flags=wire.F_LISTENER, local=listener.addr, lport=listener.port,
+                             family=listener.sock.family),
                 listener.sock.fileno(),
             )
             return
@@ -186,6 +187,7 @@ class Shim:
             ours, theirs = theirs, ours
         self.reply(
             wire.message(
-                wire.NAMES, seq, local=ours[0], lport=ours[1], peer=theirs[0], pport=theirs[1], cookie=cookie
+                wire.NAMES, seq, local=ours[0], lport=ours[1], peer=theirs[0], pport=theirs[1], cookie=cookie,
+                family=row.family,
             )
         )

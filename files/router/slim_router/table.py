@@ -29,6 +29,7 @@ class Row(NamedTuple):
     dst: bytes
     dport: int
     since: float
+    family: int = 0  # the application's, where its socket's own may differ
 
 
 class Table:
