@@ -103,6 +103,8 @@ def _no_password() -> bytes:
 
 
 def _cause(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate of the other side: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return error.reason or "not a PEM file of the right kind"
     if isinstance(error, OSError) and error.errno:

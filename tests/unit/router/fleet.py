@@ -24,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
 from slim_router.config import Tls
 from slim_router.paths import Paths
 from slim_router.supervisor import Supervisor
@@ -45,7 +46,7 @@ class Ca:
         self.path.write_bytes(self._issue(self.name, self.key.public_key(), None))
 
     def _issue(self, name: x509.Name, public: Any, dns: list[str] | None) -> bytes:
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)

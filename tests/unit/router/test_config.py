@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from slim_router import cli, config
 from slim_router.config import ConfigError
 
@@ -268,11 +269,16 @@ def test_a_map_of_a_large_fleet_is_read_in_seconds(tmp_path):
         for i in range(200)
     }
     endpoints = [
-        {"name": f"e{j}", "tenant": "t", "vip": f"10.{44 + i // 250}.{i % 250}.{j}", "host": f"h{i}",
-         "netns": f"/n/{j}"}
+        {
+            "name": f"e{j}",
+            "tenant": "t",
+            "vip": f"10.{44 + i // 250}.{i % 250}.{j}",
+            "host": f"h{i}",
+            "netns": f"/n/{j}",
+        }
         for i in range(200)
         for j in range(100)
-    ]  # fmt: skip
+    ]
     began = time.monotonic()
     config.parse_map({"version": 1, "revision": 1, "hosts": hosts, "endpoints": endpoints})
     assert time.monotonic() - began < 5

@@ -12,6 +12,7 @@ import os
 import socket
 
 import pytest
+
 from slim_router import link as module
 from slim_router.link import MESSAGE_MAX, WorkerLink
 from tests.unit.router.fleet import run, until

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from slim_router import ports
 from slim_router.ports import PortsError, PortTable
 

@@ -13,6 +13,7 @@ import struct
 import time
 
 import pytest
+
 from slim_router import sockdiag
 from slim_router.wire import pack_addr
 

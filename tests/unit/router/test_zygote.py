@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from slim_router.nursery import Nursery, NurseryError
 from tests.unit.router.fleet import FAKES, run, until
 

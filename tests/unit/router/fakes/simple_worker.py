@@ -14,7 +14,8 @@ def main(link: socket.socket) -> int:
         if word == b"echo":
             link.send(word)
         elif word == b"fds":
-            link.send(" ".join(sorted(os.listdir("/proc/self/fd"), key=int)).encode())
+            fds = sorted(os.listdir("/proc/self/fd"), key=int)  # noqa: PTH208
+            link.send(" ".join(fds).encode())
         elif word == b"modules":
             link.send(" ".join(sorted(sys.modules)).encode())
         elif word == b"exit":
