@@ -76,6 +76,12 @@ def end_on_sigterm() -> None:
 def add_conditions(report: Report, runner: Runner) -> None:
     """What only the measurements could tell: congestion control and round trip."""
     report.conditions["congestion"] = sorted(runner.congestion)
+    load, cpus = report.conditions.get("load_before", 0), report.conditions.get("cpus") or 1
+    if load > cpus / 2:
+        report.notes.append(
+            f"the machine was busy with something else (load {load} on {cpus} CPUs before the "
+            "run): trust the ratios more than the figures, and neither too far"
+        )
     strangers = sorted(one for one in runner.congestion if not one.endswith(" cubic"))
     if strangers:
         report.notes.append(

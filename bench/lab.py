@@ -281,9 +281,22 @@ class Lab:
         rows = rows_of(self.slimctl(endpoint, "endpoints"), "endpoints") or []
         found: dict[str, int] = {}
         for row in rows:
-            pid = row.get("pid") or row.get("worker_pid") or row.get("worker")
+            pid = row.get("pid")
             if isinstance(pid, int) and pid > 0:
-                found[str(row.get("name", row.get("endpoint", pid)))] = pid
+                found[str(row.get("name"))] = pid
+        return found
+
+    def connects(self, endpoints: Sequence[str]) -> dict[str, int]:
+        """Connects by outcome since the workers began: warm, cold, overlay_REASON."""
+        found: dict[str, int] = {}
+        for endpoint in endpoints:
+            for row in rows_of(self.slimctl(endpoint, "endpoints"), "endpoints") or []:
+                if row.get("name") != endpoint:
+                    continue
+                for name, count in (row.get("counters") or {}).items():
+                    if name.startswith("connect_") and not name.endswith("_failed"):
+                        word = name.removeprefix("connect_")
+                        found[word] = found.get(word, 0) + int(count)
         return found
 
     @contextlib.contextmanager

@@ -108,7 +108,8 @@ class Series:
 class Proof:
     """Evidence of the way that a case's bytes took in slim mode.
 
-    The connection table is the router's word. The device counters of the client's
+    The connection table (what lives at the moments of looking) and the counters of
+    connects (all of them) are the router's word. The device counters of the client's
     container are the kernel's: what went past the overlay is not counted there.
     """
 
@@ -118,7 +119,10 @@ class Proof:
     table_slim: int = 0
     table_overlay: int = 0
     table_bytes: int = 0
-    table_reasons: dict[str, int] = field(default_factory=dict)
+    connects_slim: int = 0
+    connects_overlay: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why a connection stayed on the overlay, and how often."""
     probe_host_path: int | None = None
     probe_connections: int | None = None
     device_slim_bytes: int | None = None
@@ -137,16 +141,20 @@ class Proof:
 
     @property
     def proven(self) -> bool:
-        """True if every source that spoke says host path, and the table or the probe did speak."""
+        """True if every source that spoke says host path, and SlimRouter or the probe did."""
         if self.problem:
             return False
         if self.probe_connections:
             if (self.probe_host_path or 0) < 0.99 * self.probe_connections:
                 return False
-        elif self.table_slim == 0:
+        elif self.table_slim + self.connects_slim == 0:
             return False
-        if self.table_overlay > 0.01 * (self.table_slim + self.table_overlay):
-            return False
+        for slim, overlay in (
+            (self.table_slim, self.table_overlay),
+            (self.connects_slim, self.connects_overlay),
+        ):
+            if overlay > 0.01 * (slim + overlay):
+                return False
         return self.device_share is None or self.device_share <= self.DEVICE_SHARE
 
     def text(self) -> str:
@@ -156,8 +164,12 @@ class Proof:
         parts = [f"table: {self.table_slim} slim, {self.table_overlay} overlay"]
         if self.table_bytes:
             parts[0] += f", {human_bytes(self.table_bytes)}"
-        if self.table_reasons:
-            parts.append(", ".join(f"{why} x{n}" for why, n in sorted(self.table_reasons.items())))
+        if self.connects_slim or self.connects_overlay:
+            parts.append(
+                f"connects: {self.connects_slim:,} slim, {self.connects_overlay:,} overlay"
+            )
+        if self.reasons:
+            parts.append(", ".join(f"{why} x{n}" for why, n in sorted(self.reasons.items())))
         if self.probe_connections is not None:
             parts.append(f"sockets: {self.probe_host_path} of {self.probe_connections} host")
         if self.device_share is not None:

@@ -25,12 +25,18 @@ class FigureRow:
 
     title: str
     unit: str
-    better: str
-    where: str
     cells: list[str]
     to_host: str
     to_overlay: str
+
+
+@dataclass
+class FigureGroup:
+    """The figures of one case in one place, under one statement of their conditions."""
+
+    title: str
     conditions: str
+    rows: list[FigureRow]
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,26 @@ def figure_row(series: Series) -> FigureRow:
         number(s.median if (s := series.spread(mode)) else None, series.metric) for mode in STYLES
     ]
     return FigureRow(
-        f"{series.title}: {series.metric.title}",
-        series.metric.unit,
-        series.metric.better,
-        f"{series.pair}, {series.placement}",
+        series.metric.title,
+        unit(series),
         cells,
         ratio_text(series.ratio("slim", "host")),
         ratio_text(series.ratio("slim", "overlay")),
-        series.conditions,
     )
+
+
+def figure_groups(report: Report) -> list[FigureGroup]:
+    """All figures, those of one case together."""
+    groups: dict[tuple[str, str, str], FigureGroup] = {}
+    for series in report.series:
+        if not any(series.rounds):
+            continue
+        key = (series.case, series.pair, series.placement)
+        where = "across hosts" if series.pair == "across" else "within a host"
+        title = f"{series.title}, {where}, {place(series)}"
+        group = groups.setdefault(key, FigureGroup(title, series.conditions, []))
+        group.rows.append(figure_row(series))
+    return list(groups.values())
 
 
 def firsts(report: Report, kind: str) -> list[Series]:
@@ -82,7 +99,7 @@ def program_row(report: Report, series: Series) -> ProgramRow:
     where = "" if series.pair == "across" else " (within one host)"
     return ProgramRow(
         series.title + where,
-        f"{series.metric.title}, {series.metric.unit}",
+        f"{series.metric.title}, {unit(series)}",
         row.cells,
         row.to_host,
         row.to_overlay,
@@ -101,8 +118,14 @@ def panel(series: Series) -> Markup:
     if not rows:
         return Markup("")
     where = "across hosts" if series.pair == "across" else "within a host"
-    axis = f"{series.metric.title}, {series.metric.unit} ({series.metric.better} is better)"
-    return Markup(bars(f"{series.title}, {where}, {place(series)}", axis, rows))
+    title = f"{series.title}: {series.metric.title}"
+    axis = f"{unit(series)} ({series.metric.better} is better)"
+    return Markup(bars(title, f"{where}, {place(series)}", axis, rows))
+
+
+def unit(series: Series) -> str:
+    """The unit as it is written, not as it is typed."""
+    return "µs" if series.metric.unit == "us" else series.metric.unit
 
 
 def place(series: Series) -> str:
@@ -160,7 +183,7 @@ def render(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         programs=[program_row(report, series) for series in firsts(report, "program")],
-        figures=[figure_row(series) for series in report.series if any(series.rounds)],
+        groups=figure_groups(report),
         panels=panels,
         ratio_plot=ratio_plot(report),
         verdicts=[(v, verdict_value(v), verdict_text(v)) for v in judge(report)],

@@ -133,6 +133,9 @@ class Runner:
                 except (BenchError, OSError) as error:
                     failures[mode.name] = GIVE_UP
                     self.problem(case.name, pair, placement, mode.name, 0, str(error))
+            watch = SLIM in modes and not case.overlay_by_design
+            ends = (case.site.pair.client, case.site.pair.server)
+            connects = self.lab.connects(ends) if watch else {}
             for number in range(1, self.rounds + 1):
                 values: dict[str, dict[str, float]] = {}
                 for mode in modes:
@@ -155,7 +158,7 @@ class Runner:
                         self.problem(case.name, pair, placement, mode.name, number, text)
                 rounds.append(values)
                 self.progress(f"  round {number}/{self.rounds}: {self._line(case, values)}")
-            if SLIM in modes and failures.get("slim", 0) < GIVE_UP and not case.overlay_by_design:
+            if SLIM in modes and failures.get("slim", 0) < GIVE_UP and watch:
                 for name, attribute in (
                     ("slim", "device_slim_bytes"),
                     ("overlay", "device_overlay_bytes"),
@@ -163,6 +166,7 @@ class Runner:
                     if counts.get(name):
                         setattr(proof, attribute, devices[name] // counts[name])
                 self._prove(case, proof)
+                count_connects(connects, self.lab.connects(ends), proof)
             elif SLIM in modes and failures.get("slim", 0) >= GIVE_UP:
                 proof.problem = "slim mode failed"
         finally:
@@ -232,7 +236,7 @@ class Runner:
         seen: dict[Any, dict[str, Any]] = {}
         answered = False
         try:
-            while thread.is_alive():
+            while True:
                 begun = time.monotonic()
                 rows = self.lab.connections(case.site.pair.client)
                 if rows is not None:
@@ -249,6 +253,8 @@ class Runner:
                         f"ss on the node: {name}" for name in parse_congestion(text)
                     }
                 thread.join(max(0.0, PROOF_EVERY - (time.monotonic() - begun)))
+                if not thread.is_alive():
+                    break
         finally:
             thread.join()
         if failed:
@@ -296,4 +302,17 @@ def count_rows(seen: dict[Any, dict[str, Any]], proof: Proof) -> None:
         else:
             proof.table_overlay += 1
             why = str(row.get("why") or "unknown")
-            proof.table_reasons[why] = proof.table_reasons.get(why, 0) + 1
+            proof.reasons[why] = proof.reasons.get(why, 0) + 1
+
+
+def count_connects(before: dict[str, int], after: dict[str, int], proof: Proof) -> None:
+    """Take what SlimRouter's counters of connects grew by."""
+    for name, count in after.items():
+        # A worker that was restarted counts from zero again.
+        grown = count - before.get(name, 0) if count >= before.get(name, 0) else count
+        if name in ("warm", "cold"):
+            proof.connects_slim += grown
+        elif grown:
+            proof.connects_overlay += grown
+            why = name.removeprefix("overlay_").replace("_", "-")
+            proof.reasons[why] = proof.reasons.get(why, 0) + grown

@@ -45,17 +45,19 @@ def tick_text(value: float) -> str:
     return f"{value:.6g}"
 
 
-def bars(title: str, axis: str, rows: Sequence[BarRow], width: int = 400) -> str:
+def bars(title: str, under: str, axis: str, rows: Sequence[BarRow], width: int = 400) -> str:
     """Horizontal bars from zero, one below the other, with whiskers over the rounds."""
-    left, right, top, pitch, thick = 62, 66, 30, 26, 16
+    left, right, top, pitch, thick = 62, 66, 46, 26, 16
     inner = width - left - right
     bottom = top + pitch * len(rows)
     height = bottom + 40
     marks = ticks(max(row.spread.high for row in rows))
     scale = inner / marks[-1]
     out = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">',
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}, '
+        f'{escape(under)}">',
         f'<text class="head" x="0" y="14">{escape(title)}</text>',
+        f'<text class="axis" x="0" y="31">{escape(under)}</text>',
     ]
     for mark in marks:
         x = left + mark * scale
