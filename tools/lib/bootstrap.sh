@@ -20,7 +20,7 @@ PACKAGES_LAB=(ca-certificates ethtool gcc iproute2 libc6-dev make mount musl-too
     python3 python3-venv util-linux)
 # What demo, bench and integration tests run is written down beside the bench.
 mapfile -t PACKAGES_DEMO < <(grep -E '^[a-z0-9]' "$CHECKOUT/bench/packages.txt")
-PACKAGES_TEST=(git openssl)
+PACKAGES_TEST=(git nftables openssl shellcheck)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$@"; exit 1; }
