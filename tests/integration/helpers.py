@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the integration tests that drive conformance programs share."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import names
+from lab.client import Lab
+
+SOURCES = names.CHECKOUT / "tests" / "conformance"
+BUILD = names.CHECKOUT / "build" / "conformance"
+PEER_PORT = 7000
+PYTHON = sys.executable
+
+_PATH = re.compile(r"^# path slim=(\d+) overlay=(\d+)$", re.MULTILINE)
+
+
+@functools.cache
+def build() -> Path:
+    """Build the conformance programs once; the directory they are in.
+
+    A lock keeps two test runs of one checkout from building at the same time.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(
+            ["make", "-s", "-j2", "-C", str(SOURCES), f"BUILD={BUILD}"], check=True, timeout=300
+        )
+    return BUILD
+
+
+def read_until(process: subprocess.Popen[str], text: str, timeout: float = 10.0) -> str:
+    """Read a process's standard output until `text` has come; all that was read.
+
+    Goes past Python's buffers: do not mix with process.stdout.read().
+    """
+    assert process.stdout is not None
+    fd = process.stdout.fileno()
+    deadline = time.monotonic() + timeout
+    said = b""
+    while text.encode() not in said:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([fd], [], [], left)[0]:
+            raise AssertionError(f"no {text!r} within {timeout:g} s: {said.decode()!r}")
+        piece = os.read(fd, 65536)
+        if not piece:
+            raise AssertionError(f"the process ended before it said {text!r}: {said.decode()!r}")
+        said += piece
+    return said.decode()
+
+
+def start_peer(
+    lab: Lab, endpoint: str, mode: str, *, libc: str = "glibc", port: int = PEER_PORT
+) -> subprocess.Popen[str]:
+    """The conformance peer in an endpoint, ready."""
+    program = build() / ("peer_musl" if libc == "musl" else "peer")
+    peer = lab.popen(
+        endpoint,
+        [program, lab.ip(endpoint), str(port)],
+        mode,
+        libc=libc,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    read_until(peer, "ready")
+    return peer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of a conformance program said."""
+
+    status: int
+    said: str
+    slim: int  # connections on the host path
+    overlay: int  # connections on the overlay
+
+
+def run_program(
+    lab: Lab,
+    endpoint: str,
+    mode: str,
+    words: list[str | os.PathLike[str]],
+    *,
+    family: int = 4,
+    libc: str = "glibc",
+    timeout: float = 90.0,
+) -> Outcome:
+    """Run a conformance program to its end."""
+    done = lab.run(
+        endpoint,
+        words,
+        mode,
+        check=False,
+        timeout=timeout,
+        libc=libc,
+        env={"CONF_FAMILY": str(family)},
+    )
+    said = f"{done.stdout}{done.stderr}"
+    paths = [(int(a), int(b)) for a, b in _PATH.findall(said)]
+    slim, overlay = paths[-1] if paths else (0, 0)
+    return Outcome(done.returncode, said, slim, overlay)
+
+
+def counters(lab: Lab, place: str) -> dict[str, Any]:
+    """Every counter of the router of a node (or of an endpoint's node), summed by name."""
+    from lab.room import Room
+
+    node = place if place in lab.nodes else lab.node_of(place)
+    program = (
+        "import urllib.request;"
+        "print(urllib.request.urlopen('http://127.0.0.1:9478/metrics', timeout=5).read().decode())"
+    )
+    text = Room(lab.state, node).run(PYTHON, "-c", program)
+    sums: dict[str, Any] = {}
+    for line in text.splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        series, _, value = line.rpartition(" ")
+        sums[series] = float(value)
+    return sums
+
+
+def counted(lab: Lab, place: str, *words: str) -> float:
+    """Sum of all series whose name or labels contain every one of `words`."""
+    return sum(v for k, v in counters(lab, place).items() if all(word in k for word in words))
