@@ -65,10 +65,11 @@ static int from_channel(int fd, const struct slim_slot *listener, struct sockadd
 		in.msg_controllen = sizeof(control.room);
 		in.msg_flags = 0;
 		got = REAL(recvmsg)(fd, &in, flags & SOCK_CLOEXEC ? MSG_CMSG_CLOEXEC : 0);
+		/* A worker that dies leaves our filler unread, which resets the pair. */
+		if (got == 0 || (got < 0 && errno == ECONNRESET))
+			return -2;
 		if (got < 0)
 			return -1;
-		if (got == 0)
-			return -2;
 		if (in.msg_flags & MSG_CTRUNC && in.msg_controllen < sizeof(struct cmsghdr)) {
 			/* Another thread took the last one: the kernel has reset the connection. */
 			errno = EMFILE;

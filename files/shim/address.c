@@ -6,7 +6,8 @@ static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
 
 bool slim_from_sockaddr(const struct sockaddr *addr, socklen_t len, uint8_t out[16], uint16_t *port)
 {
-	if (!addr || len < sizeof(sa_family_t))
+	/* A pointer into the first page is the kernel's to refuse (EFAULT). */
+	if ((uintptr_t)addr < 4096 || len < sizeof(sa_family_t))
 		return false;
 	if (addr->sa_family == AF_INET && len >= sizeof(struct sockaddr_in)) {
 		const struct sockaddr_in *in = (const void *)addr;

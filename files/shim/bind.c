@@ -20,18 +20,12 @@ SLIM_EXPORT int bind(int fd, SLIM_CONST_ADDR addr, socklen_t len)
 	long result = syscall(SYS_bind, fd, name, len);
 
 	for (int i = 0; i < TRIES && result < 0 && errno == EADDRINUSE; i++) {
-		struct slim_msg ask, reply;
-		int extra;
-
 		if (!slim_from_sockaddr(name, len, raw, &port) || !slim_ready())
 			break;
-		slim_message(&ask, SLIM_SYNC);
-		if (slim_ask(&ask, NULL, 0, SLIM_SYNCED, 0, 0, &reply, &extra, SYNC_US) < 0) {
+		if (!slim_sync(SYNC_US)) {
 			errno = EADDRINUSE;
 			break;
 		}
-		if (extra >= 0)
-			sys_close(extra);
 		result = syscall(SYS_bind, fd, name, len);
 	}
 	if (result == 0 && slim_used(fd) && slim_peek(fd, &slot) && slot.state == SLIM_FRESH) {

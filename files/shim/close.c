@@ -11,8 +11,6 @@
 #endif
 #define RANGE_CLOEXEC 4 /* CLOSE_RANGE_CLOEXEC, linux/close_range.h */
 
-#define SYNC_US 50000
-
 SLIM_DECLARE_REAL(int, close, int);
 
 /* The channel goes first, so that the worker sees its end before we let the listener go. */
@@ -33,15 +31,10 @@ SLIM_EXPORT int close(int fd)
 	if (!slim_used(fd))
 		return REAL(close)(fd);
 	if (slim_peek(fd, &slot) && slot.state == SLIM_LISTENER && !slim_foreign_process()) {
-		struct slim_msg ask, reply;
-		int result = sys_close(fd), extra;
+		int result = sys_close(fd);
 
-		/* Wait until the worker has seen it: nobody connects to a closed listener. */
 		forget(fd);
-		slim_message(&ask, SLIM_SYNC);
-		if (!(slot.flags & SLIM_S_DUPPED) && slim_ask(&ask, NULL, 0, SLIM_SYNCED, 0, 0, &reply, &extra, SYNC_US) == 0 &&
-		    extra >= 0)
-			sys_close(extra);
+		slim_sync(SLIM_SYNC_US);
 		return result;
 	}
 	forget(fd);
@@ -56,12 +49,16 @@ static int close_between(unsigned int first, unsigned int last, unsigned int fla
 SLIM_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 {
 	unsigned int start = first, top = (unsigned int)slim_highest();
+	struct slim_slot slot;
+	bool listeners = false;
 	int result = 0;
 
 	if (flags & RANGE_CLOEXEC || first > last || slim_foreign_process())
 		return close_between(first, last, (unsigned int)flags);
-	for (unsigned int fd = first; fd <= last && fd <= top; fd++)
+	for (unsigned int fd = first; fd <= last && fd <= top; fd++) {
+		listeners |= slim_peek((int)fd, &slot) && slot.state == SLIM_LISTENER;
 		forget((int)fd);
+	}
 	for (unsigned int fd = first; fd <= last && fd < 65536; fd++) {
 		if (!slim_hidden((int)fd))
 			continue;
@@ -69,7 +66,11 @@ SLIM_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 			return result;
 		start = fd + 1;
 	}
-	return start <= last ? close_between(start, last, (unsigned int)flags) : result;
+	if (start <= last)
+		result = close_between(start, last, (unsigned int)flags);
+	if (listeners)
+		slim_sync(SLIM_SYNC_US);
+	return result;
 }
 
 SLIM_EXPORT void closefrom(int lowest)

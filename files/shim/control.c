@@ -312,6 +312,20 @@ void slim_tell(struct slim_msg *msg)
 	errno = saved;
 }
 
+bool slim_sync(int timeout_us)
+{
+	struct slim_msg ask, reply;
+	int extra, saved = errno;
+	bool done;
+
+	slim_message(&ask, SLIM_SYNC);
+	done = slim_ask(&ask, NULL, 0, SLIM_SYNCED, 0, 0, &reply, &extra, timeout_us) == 0;
+	if (done && extra >= 0)
+		sys_close(extra);
+	errno = saved;
+	return done;
+}
+
 /* The parent's connections are not ours; other threads' claims died with them. */
 void slim_control_fork_child(void)
 {

@@ -48,8 +48,14 @@ static int onto(int from, int to, int flags, bool two)
 	if (two && from == to)
 		return sys_fcntl(from, F_GETFL, 0) < 0 ? -1 : to;
 	result = sys_dup3(from, to, flags);
-	if (result >= 0 && (slim_used(from) || slim_used(to)))
+	if (result >= 0 && (slim_used(from) || slim_used(to))) {
+		struct slim_slot old;
+		bool listener = slim_peek(to, &old) && old.state == SLIM_LISTENER;
+
 		slim_dupped(from, to);
+		if (listener && !slim_foreign_process())
+			slim_sync(SLIM_SYNC_US);
+	}
 	return result;
 }
 

@@ -141,6 +141,8 @@ int slim_reply_us(void);
 int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t b, uint8_t c, struct slim_msg *reply,
 	     int *rfd, int timeout_us);
 void slim_tell(struct slim_msg *msg); /* no answer expected */
+#define SLIM_SYNC_US 50000 /* what closing a listener may take */
+bool slim_sync(int timeout_us); /* the worker has seen all that came before */
 void slim_message(struct slim_msg *msg, uint8_t type);
 void slim_control_fork_child(void);
 bool slim_control_fd(int fd);

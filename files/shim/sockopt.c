@@ -68,6 +68,10 @@ SLIM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockl
 	if (result == 0) {
 		uint64_t bit = slim_option_bit(level, name);
 
+		/* A socket for IPv6 alone has no business with mapped addresses. */
+		if (level == IPPROTO_IPV6 && name == IPV6_V6ONLY && len >= sizeof(int) && *(const int *)value)
+			bit = SLIM_OPTION_OVERLAY;
+
 		if (bit & ~slot.options) {
 			slot.options |= bit;
 			slim_put(fd, &slot);

@@ -419,6 +419,11 @@ class Inbound:
         listener.deliver(sock, row, wire.F_OVERLAY)
 
     # --- endings --------------------------------------------------------------
+    def prune(self) -> None:
+        """Drop admissions that have run out."""
+        now = time.monotonic()
+        self.admitted = {key: until for key, until in self.admitted.items() if until > now}
+
     def forget(self, listener: Listener) -> None:
         """A listener is gone: what waits for it is reset."""
         for key in [key for key, held in self.held.items() if held.listener is listener]:
@@ -427,6 +432,4 @@ class Inbound:
             return
         for key in [key for key in self.prepared if key[2] == listener.port]:
             self._end_prepared(key, self.prepared[key])
-        for admitted in [item for item in self.admitted if item[1] == listener.port]:
-            del self.admitted[admitted]
 

@@ -104,6 +104,7 @@ class Worker:
 
     def _look(self) -> None:
         self.table.reap()
+        self.inbound.prune()
         self.loop.after(PERIOD * random.uniform(0.8, 1.2), self._look)
 
     def count(self, what: str) -> None:
@@ -121,11 +122,10 @@ class Worker:
     def withdraw(self, port: int) -> None:
         """We accept no more on *port*: peers with a lease must hear of it."""
         now = time.monotonic()
-        admitted = self.inbound.admitted
-        vips = [src for (src, admitted_port), until in admitted.items() if admitted_port == port and until > now]
-        for src in vips:
-            # What is under way was sent in good faith: it has a moment left.
-            admitted[(src, port)] = min(admitted[(src, port)], now + 1.0)
+        # The admissions themselves stay: the site's filters have not changed, and
+        # a server that is back at once takes what was sent in good faith.
+        admitted = self.inbound.admitted.items()
+        vips = [src for (src, admitted_port), until in admitted if admitted_port == port and until > now]
         if vips:
             self.tell(op="withdraw", port=port, vips=[wire.unpack_addr(src) for src in vips])
 
