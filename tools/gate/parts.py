@@ -74,7 +74,7 @@ def _c(long: bool) -> list[Words]:
 
 
 def _molecule(long: bool) -> list[Words]:
-    return [_tool("molecule", "--no-color", "test", "--scenario-name", "default")]
+    return [_tool("molecule", "test", "--scenario-name", "default")]
 
 
 def parts() -> list[Part]:
@@ -83,6 +83,7 @@ def parts() -> list[Part]:
         "ANSIBLE_COLLECTIONS_PATH": str(CACHE / "collections"),
         "ANSIBLE_HOME": str(CACHE / "ansible"),
         "ANSIBLE_NOCOLOR": "1",
+        "NO_COLOR": "1",
         # ansible-lint and molecule look for each other and for ansible on the PATH.
         "PATH": f"{TOOLS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     }
