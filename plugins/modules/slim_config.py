@@ -17,17 +17,45 @@ author:
 version_added: 0.1.0
 short_description: Write files that are valid together or not at all
 description:
-  - Writes JSON files of root whose content differs from what is there.
+  - Makes directories, and writes files whose content differs from what is there.
   - Before any of them is put into place, O(validate) runs on the new ones.
 options:
+  directories:
+    description: Directories to have, in this order.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: The directory.
+        type: path
+        required: true
+      mode:
+        description: Its permissions, in octal.
+        type: str
+        default: "0755"
   files:
-    description: Path to content.
-    type: dict
-    required: true
-  mode:
-    description: Permissions of every file, in octal.
-    type: str
-    default: "0600"
+    description: Files to have.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: The file.
+        type: path
+        required: true
+      content:
+        description: Text, taken as it is, or anything else, written as JSON.
+        type: raw
+        required: true
+      mode:
+        description: Its permissions, in octal.
+        type: str
+        default: "0600"
+      once:
+        description: A file that is there stays as it is.
+        type: bool
+        default: false
   validate:
     description:
       - The words of a command that succeeds when the files are good. A word
@@ -53,15 +81,17 @@ attributes:
 EXAMPLES = r"""
 - name: Configure the router
   slim.overlay.slim_config:
+    directories:
+      - path: /etc/slim
     files:
-      /etc/slim/router.json: "{{ router }}"
-      /etc/slim/map.json: "{{ map }}"
+      - path: /etc/slim/router.json
+        content: "{{ router }}"
     validate: [slim-router, validate, --config, "@/etc/slim/router.json"]
 """
 
 RETURN = r"""
 changed_files:
-  description: Paths of the files that were (or would be) changed.
+  description: Paths that were (or would be) made or changed.
   returned: success
   type: list
   elements: str
@@ -78,15 +108,22 @@ from ansible.module_utils.basic import AnsibleModule
 
 def text_of(content):
     """The content as the file has it; the same for the same content."""
+    if isinstance(content, str):
+        return content
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def read(path):
-    """What the file has now; an empty text where there is none."""
+    """What the file has now; None where there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return ""
+        return None
+
+
+def mode_of(path):
+    """Permissions of what is there."""
+    return path.stat().st_mode & 0o7777
 
 
 def check(module, texts):
@@ -101,18 +138,20 @@ def check(module, texts):
             place.write_text(text, encoding="utf-8")
         code, out, err = module.run_command([str(places.get(word, word)) for word in words])
     if code:
-        words = err.strip() or out.strip()
-        for place, real in ((str(value), key[1:]) for key, value in places.items()):
-            words = words.replace(place, real)
+        cause = err.strip() or out.strip()
+        for word, place in places.items():
+            cause = cause.replace(str(place), word[1:])
         module.fail_json(
-            msg=f"slim_config: the new content is refused, the old one stays in use: {words}"
+            msg=f"slim_config: the new content is refused, the old one stays in use: {cause}"
         )
 
 
 def put(path, text, mode):
     """Replace the file, so that a reader sees the old or the new one."""
     fresh = path.with_name(f".{path.name}.new")
-    with os.fdopen(os.open(str(fresh), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as stream:
+    if fresh.exists():
+        fresh.unlink()
+    with os.fdopen(os.open(str(fresh), os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
@@ -121,44 +160,69 @@ def put(path, text, mode):
 
 
 def main():
+    place = {"type": "path", "required": True}
     module = AnsibleModule(
         argument_spec={
-            "files": {"type": "dict", "required": True},
-            "mode": {"type": "str", "default": "0600"},
+            "directories": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"path": place, "mode": {"type": "str", "default": "0755"}},
+            },
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": place,
+                    "mode": {"type": "str", "default": "0600"},
+                    "content": {"type": "raw", "required": True},
+                    "once": {"type": "bool", "default": False},
+                },
+            },
             "validate": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
-    mode = int(module.params["mode"], 8)
-    texts = {Path(path): text_of(content) for path, content in module.params["files"].items()}
     changed = []
     diff = []
-    for path, text in texts.items():
+    steps = []
+    for wanted in module.params["directories"]:
+        path, mode = Path(wanted["path"]), int(wanted["mode"], 8)
+        if not path.is_dir() or mode_of(path) != mode:
+            changed.append(str(path))
+            diff.append({"before": "", "after": f"{path} {mode:04o}\n"})
+            steps.append((make, path, mode))
+    texts = {}
+    for wanted in module.params["files"]:
+        path, mode = Path(wanted["path"]), int(wanted["mode"], 8)
+        texts[path] = text = text_of(wanted["content"])
         before = read(path)
-        wrong_mode = bool(before) and path.stat().st_mode & 0o7777 != mode
-        if before != text or wrong_mode:
-            changed.append(path)
-            diff.append(
-                {
-                    "before_header": str(path),
-                    "after_header": str(path),
-                    "before": before,
-                    "after": text,
-                }
-            )
+        if before is not None and wanted["once"]:
+            continue
+        if before != text or mode_of(path) != mode:
+            changed.append(str(path))
+            names = {"before_header": str(path), "after_header": str(path)}
+            diff.append(dict(names, before=before or "", after=text))
+            steps.append((put, path, text, mode))
     if changed:
         check(module, texts)
     if not module.check_mode:
-        for path in changed:
+        for action, path, *rest in steps:
             try:
-                put(path, texts[path], mode)
+                action(path, *rest)
             except OSError as error:
                 module.fail_json(
                     msg=f"slim_config: {path} cannot be written: {error.strerror}; "
                     "check space and permissions there and run again"
                 )
-    names = [str(path) for path in changed]
-    module.exit_json(changed=bool(changed), changed_files=names, diff=diff)
+    module.exit_json(changed=bool(changed), changed_files=changed, diff=diff)
+
+
+def make(path, mode):
+    """Have the directory with these permissions."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(mode)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ ansible_facts:
       type: dict
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -169,6 +170,15 @@ def has_vxlan(module):
     return bool(modprobe) and module.run_command([modprobe, "-n", "-q", "vxlan"])[0] == 0
 
 
+def modes():
+    """Permissions of what is there of ours, in octal."""
+    found = {}
+    for name in ("/etc/slim", "/etc/slim/tls", "/etc/slim/tls/host.key", "/var/lib/slim"):
+        with contextlib.suppress(OSError):
+            found[name] = f"{Path(name).stat().st_mode & 0o7777:04o}"
+    return found
+
+
 def wireguard():
     """Interfaces whose traffic is encrypted, so that Slim beside them would not be."""
     return sorted(
@@ -227,7 +237,9 @@ def main():
         "map": fleet_map(),
         # Public parts only: what decides whether a certificate has to be made.
         "certificate": read("/etc/slim/tls/host.pem"),
+        "ca": read("/etc/slim/tls/ca.pem"),
         "has_key": Path("/etc/slim/tls/host.key").exists(),
+        "modes": modes(),
         "releases": {
             part: Path(f"/opt/slim/{part}/current").resolve().name
             for part in ("router", "shim", "fallback")
