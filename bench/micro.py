@@ -317,7 +317,8 @@ class Memory(Micro):
     program = "idle"
     modes = ("slim",)
     metrics = (
-        Metric("worker_mb", "idle worker, the largest", "MB", "lower"),
+        Metric("worker_mb", "idle worker (the smallest of these hosts)", "MB", "lower"),
+        Metric("largest_worker_mb", "worker with the most work behind it", "MB", "lower"),
         Metric("shim_mb", "shim in a process that did nothing", "MB", "lower"),
         Metric("shim_connected_mb", "shim in a process that made a connection", "MB", "lower"),
     )
@@ -330,7 +331,8 @@ class Memory(Micro):
     def conditions(self) -> str:
         return (
             "Private_Clean + Private_Dirty of smaps_rollup; "
-            "the shim is the difference to the same process without it"
+            "the shim is the difference to the same process without it; "
+            "a worker keeps what a load made it take, so the idle one is the smallest"
         )
 
     def start(self, mode: Mode) -> None:
@@ -357,7 +359,8 @@ class Memory(Micro):
             for pid in self.lab.workers(endpoint).values()
         ]
         if workers:
-            values["worker_mb"] = max(workers) / 1000
+            values["worker_mb"] = min(workers) / 1000
+            values["largest_worker_mb"] = max(workers) / 1000
         return Sample(
             values, [] if workers else ["no worker found: `slimctl endpoints --json` gave no pid"]
         )
@@ -383,6 +386,7 @@ def parse_private_kb(text: str) -> int:
 
 
 CASES: tuple[type[Case], ...] = (
+    Memory,  # first: workers are as idle as they will be
     Stream,
     RoundTrip,
     Connect,
@@ -390,5 +394,4 @@ CASES: tuple[type[Case], ...] = (
     SetupRate16,
     ColdBlock,
     ColdPoll,
-    Memory,
 )

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.case import Case, Sample, Site
 from bench.conditions import parse_congestion
 from bench.lab import BenchError, Lab
 from bench.model import MODES, PAIRS, PLACEMENTS, SLIM, Mode, Problem, Proof, Report, Series
+from bench.stats import median
 
 PROOF_EVERY = 0.3
 """Seconds between two looks at the connection table (each starts a slimctl)."""
@@ -27,6 +29,27 @@ GIVE_UP = 2
 def say(text: str) -> None:
     """A progress line."""
     print(text, file=sys.stderr, flush=True)
+
+
+@dataclass
+class CaseRun:
+    """What the rounds of one case leave behind."""
+
+    case: Case
+    proof: Proof
+    modes: list[Mode] = field(default_factory=list)
+    rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+    devices: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def slim(self) -> bool:
+        """True if slim mode takes part."""
+        return SLIM in self.modes
+
+    def alive(self, mode: Mode) -> bool:
+        """True unless the mode has failed too often."""
+        return self.failures.get(mode.name, 0) < GIVE_UP
 
 
 class Runner:
@@ -117,97 +140,101 @@ class Runner:
         self.progress(f"  ERROR {case} {pair} {mode}: {text}")
 
     def _run_rounds(self, case: Case, pair: str, placement: str, words: str) -> None:
-        rounds: list[dict[str, dict[str, float]]] = []
-        failures: dict[str, int] = {}
-        proof = Proof(case.name, pair, placement)
-        devices: dict[str, int] = {}
-        counts: dict[str, int] = {}
-        started: list[Mode] = []
-        modes = [m for m in self.modes if m.name in case.modes]
+        run = CaseRun(case, Proof(case.name, pair, placement))
+        run.modes = [m for m in self.modes if m.name in case.modes]
         self.progress(f"{case.title} ({PAIRS[pair].title}; {words})")
+        started: list[Mode] = []
         try:
-            for mode in modes:
+            for mode in run.modes:
                 started.append(mode)
                 try:
                     case.start(mode)
                 except (BenchError, OSError) as error:
-                    failures[mode.name] = GIVE_UP
-                    self.problem(case.name, pair, placement, mode.name, 0, str(error))
-            watch = SLIM in modes and not case.overlay_by_design
+                    run.failures[mode.name] = GIVE_UP
+                    self._error(run, mode.name, 0, str(error))
             ends = (case.site.pair.client, case.site.pair.server)
-            connects = self.lab.connects(ends) if watch else {}
+            connects = self.lab.connects(ends) if run.slim else {}
             for number in range(1, self.rounds + 1):
-                values: dict[str, dict[str, float]] = {}
-                for mode in modes:
-                    if failures.get(mode.name, 0) >= GIVE_UP:
-                        continue
-                    try:
-                        before = self._device(case, mode)
-                        sample = case.measure(mode)
-                        after = self._device(case, mode)
-                    except (BenchError, OSError, ValueError, KeyError) as error:
-                        failures[mode.name] = failures.get(mode.name, 0) + 1
-                        self.problem(case.name, pair, placement, mode.name, number, describe(error))
-                        continue
-                    values[mode.name] = sample.values
-                    if before is not None and after is not None:
-                        devices[mode.name] = devices.get(mode.name, 0) + after - before
-                        counts[mode.name] = counts.get(mode.name, 0) + 1
-                    self._take(sample, mode, proof)
-                    for text in sample.problems:
-                        self.problem(case.name, pair, placement, mode.name, number, text)
-                rounds.append(values)
+                values = {}
+                for mode in run.modes:
+                    if run.alive(mode) and (sample := self._measure(run, mode, number)):
+                        values[mode.name] = sample.values
+                run.rounds.append(values)
                 self.progress(f"  round {number}/{self.rounds}: {self._line(case, values)}")
-            if SLIM in modes and failures.get("slim", 0) < GIVE_UP and watch:
-                for name, attribute in (
-                    ("slim", "device_slim_bytes"),
-                    ("overlay", "device_overlay_bytes"),
-                ):
-                    if counts.get(name):
-                        setattr(proof, attribute, devices[name] // counts[name])
-                self._prove(case, proof)
-                count_connects(connects, self.lab.connects(ends), proof)
-            elif SLIM in modes and failures.get("slim", 0) >= GIVE_UP:
-                proof.problem = "slim mode failed"
+            if run.slim and run.alive(SLIM):
+                if not case.overlay_by_design:
+                    self._prove(run)
+                count_connects(connects, self.lab.connects(ends), run.proof)
+            elif run.slim:
+                run.proof.problem = "slim mode failed"
         finally:
             for mode in reversed(started):
                 case.stop(mode)
-        if SLIM in modes and case.name != "memory":
-            self.report.proofs.append(proof)
-            self.progress(f"  path: {'proven' if proof.proven else 'NOT PROVEN'}: {proof.text()}")
-            if not proof.proven:
-                # Not speed: a slim column that was carried by the overlay would be a wrong figure.
-                text = f"the bytes are not proven to have taken the host path: {proof.text()}"
-                self.problem(case.name, pair, placement, "slim", 0, text)
+        if run.slim and case.overlay_by_design:
+            self._explain_cold(run)
+        elif run.slim and case.name != "memory":
+            self._conclude(run)
+        conditions = "; ".join(part for part in (case.conditions(), words) if part)
         for metric in case.metrics:
+            rounds = [
+                {m: v[metric.name] for m, v in one.items() if metric.name in v}
+                for one in run.rounds
+            ]
             self.report.series.append(
                 Series(
-                    case.name,
-                    case.title,
-                    case.kind,
-                    pair,
-                    placement,
-                    "; ".join(part for part in (case.conditions(), words) if part),
-                    metric,
-                    [
-                        {m: v[metric.name] for m, v in one.items() if metric.name in v}
-                        for one in rounds
-                    ],
+                    case.name, case.title, case.kind, pair, placement, conditions, metric, rounds
                 )
             )
 
-    def _device(self, case: Case, mode: Mode) -> int | None:
-        """Bytes so far on the client endpoint's own devices; the host's do not matter."""
-        if mode.address == "host":
-            return None
-        return self.lab.device_bytes(case.site.pair.client)
+    def _error(self, run: CaseRun, mode: str, number: int, text: str) -> None:
+        """Record an error of this case."""
+        self.problem(run.case.name, run.proof.pair, run.proof.placement, mode, number, text)
 
-    def _take(self, sample: Sample, mode: Mode, proof: Proof) -> None:
+    def _measure(self, run: CaseRun, mode: Mode, number: int) -> Sample | None:
+        """One mode's turn in a round; None if it failed."""
+        client = run.case.site.pair.client
+        # The host's own devices do not matter: the question is what the overlay carried.
+        counted = mode.address == "virtual"
+        try:
+            before = self.lab.device_bytes(client) if counted else 0
+            sample = run.case.measure(mode)
+            if counted:
+                run.devices.setdefault(mode.name, []).append(self.lab.device_bytes(client) - before)
+        except (BenchError, OSError, ValueError, KeyError) as error:
+            run.failures[mode.name] = run.failures.get(mode.name, 0) + 1
+            self._error(run, mode.name, number, describe(error))
+            return None
         if sample.congestion:
             self.congestion.add(f"{mode.name}: {sample.congestion}")
         if mode is SLIM and sample.probe_connections is not None:
+            proof = run.proof
             proof.probe_connections = (proof.probe_connections or 0) + sample.probe_connections
             proof.probe_host_path = (proof.probe_host_path or 0) + (sample.probe_host_path or 0)
+        for text in sample.problems:
+            self._error(run, mode.name, number, text)
+        return sample
+
+    def _conclude(self, run: CaseRun) -> None:
+        """Judge the evidence. A slim column that the overlay carried is a wrong figure."""
+        proof = run.proof
+        for name, attribute in (
+            ("slim", "device_slim_bytes"),
+            ("overlay", "device_overlay_bytes"),
+        ):
+            if run.devices.get(name):
+                setattr(proof, attribute, round(median(run.devices[name])))
+        self.report.proofs.append(proof)
+        self.progress(f"  path: {'proven' if proof.proven else 'NOT PROVEN'}: {proof.text()}")
+        if not proof.proven:
+            text = f"the bytes are not proven to have taken the host path: {proof.text()}"
+            self._error(run, "slim", 0, text)
+
+    def _explain_cold(self, run: CaseRun) -> None:
+        """The figure says how many took the host path; say why the others did not."""
+        proof = run.proof
+        total = proof.connects_slim + proof.connects_overlay
+        for why, count in sorted(proof.reasons.items()):
+            self.note(f"{run.case.name}: {count} of {total} stayed on the overlay: {why}")
 
     def _line(self, case: Case, values: dict[str, dict[str, float]]) -> str:
         first = case.metrics[0]
@@ -218,16 +245,18 @@ class Runner:
         ]
         return f"{first.title} {first.unit}: " + ", ".join(shown) if shown else "no figure"
 
-    def _prove(self, case: Case, proof: Proof) -> None:
+    def _prove(self, run: CaseRun) -> None:
         """One more load in slim mode, not counted, while the connection table is watched.
 
         slimctl costs CPU time of its own, so this is never done during a measurement.
         """
+        case, proof = run.case, run.proof
         failed: list[str] = []
+        problems: list[str] = []
 
         def load() -> None:
             try:
-                case.measure(SLIM)
+                problems.extend(case.measure(SLIM).problems)
             except (BenchError, OSError, ValueError, KeyError) as error:
                 failed.append(describe(error))
 
@@ -257,6 +286,8 @@ class Runner:
                     break
         finally:
             thread.join()
+        for text in problems:
+            self._error(run, "slim", self.rounds + 1, text)
         if failed:
             proof.problem = f"the load for the proof failed: {failed[0]}"
         elif not answered:

@@ -106,7 +106,7 @@ def render(report: Report) -> str:
     if report.problems:
         parts += [
             "",
-            f"{len(report.problems)} errors:",
+            f"{len(report.problems)} error{'s' if len(report.problems) != 1 else ''}:",
             *[
                 f"  {p.case} [{p.pair}/{p.placement}] {p.mode} round {p.round}: {p.text}"
                 for p in report.problems
