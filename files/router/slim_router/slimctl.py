@@ -38,7 +38,7 @@ class Refused(RuntimeError):
     """The router said no."""
 
 
-def ask(path: Path, op: str, **arguments: object) -> Any:
+def ask(path: Path, op: str, /, **arguments: object) -> Any:
     """One request to the router's admin socket. Raises Unreachable, Refused."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

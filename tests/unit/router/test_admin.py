@@ -51,7 +51,7 @@ async def scene(fleet):
             await router.stop()
 
 
-async def ask(path, op, **arguments):
+async def ask(path, op, /, **arguments):
     return await asyncio.to_thread(slimctl.ask, path, op, **arguments)
 
 
@@ -236,8 +236,16 @@ def test_slimctl_prints_tables_and_json(trio, capsys):
                 assert await asyncio.to_thread(slimctl.main, options) == 0
                 await answers
 
+            # Only what is on the overlay, and why.
+            options = ["connections", "--path", "overlay", "--socket", str(path)]
+            answers = asyncio.gather(obey(a1, [ROW, LOST]), obey(await puppets.worker("a2"), []))
+            assert await asyncio.to_thread(slimctl.main, [*options, "--json"]) == 0
+            await answers
+
     run(body())
-    out = capsys.readouterr().out
+    out, _, filtered = capsys.readouterr().out.partition("}\n{")
+    assert [r["path"] for r in json.loads("{" + filtered)["connections"]] == ["overlay"]
+    out += "}"
     table, _, rest = out.partition("{")
     lines = table.splitlines()
     assert lines[0].split() == [
@@ -412,9 +420,12 @@ def test_exit_statuses_are_those_named(trio, tmp_path):
             code, said = await program.end()
             assert (code, "not valid JSON" in said) == (cli.Exit.CONFIG, True)
             program.paths.map.write_text(good)
-            with socket.create_server((trio.hosts["node1"]["address"], 6790)):
-                await program.start()
-                code, said = await program.end()
+            taken = socket.create_server((trio.hosts["node1"]["address"], 6790))
+            async with Puppets(trio.directory) as puppets:
+                program.environment["SLIM_TEST_PUPPETS"] = str(puppets.path)
+                with taken:
+                    await program.start()
+                    code, said = await program.end()
                 assert code == cli.Exit.HOST
                 assert "trunk port" in said
                 assert "Traceback" not in said

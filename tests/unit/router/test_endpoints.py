@@ -107,7 +107,6 @@ def test_a_namespace_that_goes_ends_the_worker_and_refuses_peers(lone):
             await until(lambda: a1.gone, "the worker has ended")
             target = (lone.hosts["node1"]["address"], ep.port)
 
-
             def refused() -> bool:
                 with socket.socket() as sock:
                     return sock.connect_ex(target) == errno.ECONNREFUSED
