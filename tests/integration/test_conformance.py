@@ -12,9 +12,9 @@ The run without any shim is the oracle: it proves the program, not Slim.
 from __future__ import annotations
 
 import pytest
-from tests.integration.helpers import PEER_PORT, PYTHON, SOURCES, build, run_program, start_peer
 
 from lab.client import Lab
+from tests.integration.helpers import PEER_PORT, PYTHON, SOURCES, build, run_program, start_peer
 
 C_PROGRAMS = sorted(path.stem for path in SOURCES.glob("test_*.c"))
 PY_PROGRAMS = sorted(path.name for path in SOURCES.glob("py_*.py"))

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Established connections, listeners and new connects do not depend on the router.
+
+node1                          node2
+c1: streams.py, 20 live  --->  c2: peer (echo, acceptors)
+router: kill -9                router: kill -9
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from lab.client import Lab, wait_for
+from tests.integration.helpers import (
+    PEER_PORT,
+    PYTHON,
+    SOURCES,
+    build,
+    read_until,
+    run_program,
+    start_peer,
+)
+
+COUNT = 20
+NODES = ("node1", "node2")
+
+
+@contextlib.contextmanager
+def gone(lab: Lab, *nodes: str) -> Iterator[None]:
+    """Routers of these nodes are dead and stay dead inside the block."""
+    for node in nodes:
+        lab.keeper(node, "hold")
+    try:
+        for node in nodes:
+            pid = lab.kill_router(node)
+            wait_for(
+                lambda pid=pid: lab.run("node1", ["test", "!", "-e", f"/proc/{pid}"]),  # type: ignore[misc]
+                what="the router is dead",
+            )
+        yield
+    finally:
+        for node in nodes:
+            lab.keeper(node, "resume")
+        for node in nodes:
+            lab.wait_router(node)
+
+
+def settle(lab: Lab) -> None:
+    """Both routers serve and their trunk is up."""
+    for node in NODES:
+        lab.wait_router(node)
+        wait_for(
+            lambda node=node: all(  # type: ignore[misc]
+                trunk["state"] == "up" for trunk in lab.slimctl(node, "status")["trunks"]
+            ),
+            20,
+            f"the trunks of {node} are up",
+        )
+        wait_for(
+            lambda node=node: all(  # type: ignore[misc]
+                row["state"] == "up" for row in lab.slimctl(node, "endpoints")["endpoints"]
+            ),
+            20,
+            f"the endpoints of {node} are up",
+        )
+
+
+def connects(lab: Lab, program: str = "test_connect_blocking", mode: str = "slim") -> int:
+    """Run a program that connects in every way; how many took the host path."""
+    words: list = [build() / program, lab.ip("c2"), str(PEER_PORT)]
+    outcome = run_program(lab, "c1", mode, words)
+    assert outcome.status == 0, f"\n{outcome.said}"
+    return outcome.slim
+
+
+@pytest.fixture
+def streams(slim_lab: Lab) -> Iterator[subprocess.Popen[str]]:
+    """Live, loaded connections from c1 to c2 on the host path; judged at the end."""
+    settle(slim_lab)
+    start_peer(slim_lab, "c2", "slim")
+    connects(slim_lab)
+    process = slim_lab.popen(
+        "c1",
+        [PYTHON, SOURCES / "streams.py", slim_lab.ip("c2"), str(PEER_PORT), str(COUNT)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    up = read_until(process, "up ", 20)
+    slim = re.search(r"slim=(\d+)", up)
+    assert slim and int(slim[1]) == COUNT, f"not all on the host path: {up}"
+    yield process
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.close()
+    said = process.stdout.read()
+    assert process.wait(30) == 0, said
+    assert f"done ok={COUNT} lost=0 wrong=0" in said, said
+
+
+@pytest.mark.parametrize("nodes", [("node1",), ("node2",), NODES], ids="-".join)
+def test_killed_under_load_and_restarted(
+    slim_lab: Lab, streams: subprocess.Popen[str], nodes: tuple[str, ...]
+) -> None:
+    for node in nodes:
+        slim_lab.kill_router(node)
+    connects(slim_lab)  # at once, while it is away or coming back
+    settle(slim_lab)
+    connects(slim_lab, "test_accept_calls")
+    wait_for(lambda: connects(slim_lab) > 0, 40, "new connections take the host path again")
+
+
+@pytest.mark.parametrize("nodes", [("node1",), ("node2",), NODES], ids="-".join)
+def test_killed_and_gone_for_good(
+    slim_lab: Lab, streams: subprocess.Popen[str], nodes: tuple[str, ...]
+) -> None:
+    with gone(slim_lab, *nodes):
+        for program in (
+            "test_connect_blocking",
+            "test_connect_nonblock_epoll",
+            "test_accept_calls",
+            "test_accept_epoll",
+            "test_connect_refused",
+        ):
+            connects(slim_lab, program)
+        # Bare clients still reach the listeners that were made with the router alive.
+        connects(slim_lab, mode="overlay")
+    settle(slim_lab)
+    wait_for(lambda: connects(slim_lab) > 0, 40, "new connections take the host path again")
+
+
+@pytest.mark.parametrize("way", ["block", "poll", "epoll", "exclusive"])
+def test_acceptors_asleep_when_the_router_dies(slim_lab: Lab, way: str) -> None:
+    """A server that sits in accept or epoll_wait is woken by the overlay's connections."""
+    settle(slim_lab)
+    server = slim_lab.popen(
+        "c2",
+        [build() / "idserver", slim_lab.ip("c2"), "7150", "4", way],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    read_until(server, "ready")
+    words = [build() / "flood", slim_lab.ip("c2"), "7150", "200", "8"]
+    assert " ok=200 wrong=0 " in slim_lab.run("c1", words).stdout
+    with gone(slim_lab, "node2"):
+        for mode in ("slim", "overlay"):
+            assert " ok=200 wrong=0 " in slim_lab.run("c1", words, mode, check=False).stdout
+    settle(slim_lab)
+    assert " ok=200 wrong=0 " in slim_lab.run("c1", words).stdout
+
+
+def test_connects_while_the_router_is_killed_again_and_again(slim_lab: Lab) -> None:
+    """No connect fails that would have worked over the overlay."""
+    settle(slim_lab)
+    server = slim_lab.popen(
+        "c2",
+        [build() / "idserver", slim_lab.ip("c2"), "7151", "4", "block"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    read_until(server, "ready")
+    flood = slim_lab.popen(
+        "c1",
+        [build() / "flood", slim_lab.ip("c2"), "7151", "6000", "4"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    kills = 0
+    while flood.poll() is None and kills < 6:
+        node = NODES[kills % 2]
+        try:
+            slim_lab.wait_router(node)
+            slim_lab.kill_router(node)
+            kills += 1
+        except AssertionError:
+            break
+    said, _ = flood.communicate(timeout=120)
+    settle(slim_lab)
+    assert kills >= 2, "the flood was over before the router had died twice"
+    sums = {k: int(v) for k, v in re.findall(r"([a-z-]+)=(\d+)", said)}
+    assert sums["wrong"] == sums["other"] == sums["refused"] == 0, said
+    # What was handed to a dead worker but not yet to the application may be reset; it
+    # was never accepted by both. Everything else must have been served.
+    assert sums["reset"] + sums["eof"] <= 40, said
+    assert sums["ok"] + sums["reset"] + sums["eof"] == 6000, said
