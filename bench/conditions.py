@@ -46,9 +46,35 @@ def gather(lab: Lab, endpoints: list[str]) -> dict[str, Any]:
         "router": version_of(lab, endpoints[0], "/opt/slim/router/current"),
         "shim": version_of(lab, endpoints[0], "/opt/slim/shim/current"),
         "shim_active": shim_active(lab, endpoints[0]),
+        "lab": {
+            name: value
+            for name, value in lab.status().items()
+            if name in ("kind", "secure", "rtt_us", "congestion_control", "steering")
+        },
         "nodes": nodes,
         "endpoints": inside,
     }
+
+
+def brief(found: dict[str, Any]) -> str:
+    """The settings that decide a figure, in one line, to stand beside each."""
+    lab = found.get("lab", {})
+    parts = []
+    network = next(iter(found.get("nodes", {}).values()), {})
+    controls = network.get("route_congestion") or [lab.get("congestion_control")]
+    parts.append("TCP " + "/".join(str(one or "?") for one in controls))
+    virtual = ("bridge", "vxlan")
+    for name, about in network.get("devices", {}).items():
+        if about["kind"] in virtual:
+            continue
+        # The node's way to the other hosts comes first: endpoints are joined later.
+        words = [f"{word} {'on' if on else 'off'}" for word, on in about["offload"].items()]
+        parts.append(f"{name} MTU {about['mtu']} {' '.join(words)}")
+        break
+    parts.append(f"steering {'on' if network.get('steering') else 'none'}")
+    if "rtt_us" in lab:
+        parts.append(f"{lab['rtt_us']} us of round trip added")
+    return ", ".join(parts)
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -157,6 +183,14 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("load before the run", f"{found.get('load_before')}"),
         ("SlimRouter, SlimSocket", f"{found.get('router')}, {found.get('shim')}"),
     ]
+    if lab := found.get("lab"):
+        rows.append(
+            (
+                "lab",
+                f"{lab.get('kind')}, secure mode {lab.get('secure')}, "
+                f"{lab.get('rtt_us')} us of round trip added between hosts",
+            )
+        )
     if not found.get("shim_active", True):
         rows.append(("warning", "a process in slim mode does not have the shim mapped"))
     if "congestion" in found:

@@ -253,6 +253,14 @@ class Lab:
         if answer.returncode != 0:
             raise BenchError(f"push: {answer.stderr.strip() or answer.stdout.strip()}")
 
+    def status(self) -> dict[str, Any]:
+        """What the lab says of itself (`status --json`); empty if it does not say."""
+        try:
+            answer = json.loads(self._ask("status", "--json").stdout)
+        except (BenchError, ValueError):
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
     # ---- the kernel's view ----
 
     def device_bytes(self, endpoint: str) -> int:

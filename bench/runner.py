@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.case import Case, Sample, Site
-from bench.conditions import parse_congestion
+from bench.conditions import brief, parse_congestion
 from bench.lab import BenchError, Lab
 from bench.model import MODES, PAIRS, PLACEMENTS, SLIM, Mode, Problem, Proof, Report, Series
 from bench.stats import median
@@ -174,7 +174,8 @@ class Runner:
             self._explain_cold(run)
         elif run.slim and case.name != "memory":
             self._conclude(run)
-        conditions = "; ".join(part for part in (case.conditions(), words) if part)
+        common = brief(self.report.conditions)
+        conditions = "; ".join(part for part in (case.conditions(), words, common) if part)
         for metric in case.metrics:
             rounds = [
                 {m: v[metric.name] for m, v in one.items() if metric.name in v}
@@ -332,7 +333,8 @@ def count_rows(seen: dict[Any, dict[str, Any]], proof: Proof) -> None:
             )
         else:
             proof.table_overlay += 1
-            why = str(row.get("why") or "unknown")
+            came = "came over the overlay" if row.get("direction") == "in" else "unknown"
+            why = str(row.get("why") or came)
             proof.reasons[why] = proof.reasons.get(why, 0) + 1
 
 

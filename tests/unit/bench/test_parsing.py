@@ -3,7 +3,7 @@
 
 import pytest
 
-from bench.conditions import parse_congestion, parse_offload, parse_steering
+from bench.conditions import brief, parse_congestion, parse_offload, parse_steering
 from bench.lab import BenchError, parse_device_bytes, rows_of
 from bench.micro import parse_private_kb
 from bench.programs import iperf3, memcached, postgresql, redis, sockperf
@@ -143,6 +143,28 @@ def test_offload_settings():
         "tx-udp_tnl-segmentation: off [fixed]\nrx-checksumming: on\n"
     )
     assert parse_offload(text) == {"TSO": True, "tunnel TSO": False}
+
+
+def test_settings_in_one_line():
+    device = {"kind": "veth", "mtu": 1500, "offload": {"TSO": True, "tunnel TSO": False}}
+    bridge = {"kind": "bridge", "mtu": 1450, "offload": {}}
+    found = {
+        "lab": {"rtt_us": 580},
+        "nodes": {
+            "c1": {
+                "devices": {"br-slim": bridge, "eth0": device},
+                "steering": {},
+                "route_congestion": ["cubic"],
+            }
+        },
+    }
+    assert brief(found) == (
+        "TCP cubic, eth0 MTU 1500 TSO on tunnel TSO off, steering none, 580 us of round trip added"
+    )
+
+
+def test_settings_that_nobody_told():
+    assert brief({}) == "TCP ?, steering none"
 
 
 def test_steering_shows_only_masks_that_are_set():
