@@ -8,6 +8,7 @@ private propagation, see unshare(1).
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -62,16 +63,36 @@ class Room:
     def create(self, kinds: tuple[str, ...], script: str, inside: Room | None = None) -> None:
         """Make new namespaces (below those of `inside`), run `script` there and pin them.
 
+        Raises LabError with the script's words if it fails.
+        """
+        # A mount namespace can be pinned only from one with a lower number. Since Linux
+        # 6.18 each CPU hands numbers out of a stock of its own (fs/namespace.c
+        # mnt_ns_loop, gen_cookie_next), so a young namespace of ours can have a higher
+        # number than a newer one from another CPU; from the CPU that made ours it cannot.
+        for cpu in (None, *sorted(os.sched_getaffinity(0))):
+            if self._make(kinds, script, inside, cpu):
+                return
+        raise LabError(
+            f"the mount namespace of {self.name} cannot be kept: mount(2) refuses it; "
+            "run slimlab in the machine's own mount namespace"
+        )
+
+    def _make(
+        self, kinds: tuple[str, ...], script: str, inside: Room | None, cpu: int | None
+    ) -> bool:
+        """One attempt of create(); False if the kernel did not let us pin what was made.
+
         The maker waits on its standard input, so it ends with us if we are killed.
         """
         command = [
+            *([] if cpu is None else ["taskset", "-c", str(cpu)]),
             *(inside.enter() if inside else []),
             "unshare",
             *(_UNSHARE[kind] for kind in kinds),
             *(["--propagation", "private"] if "mnt" in kinds else []),
             "/bin/sh",
             "-euc",
-            f"{script}\necho made\nread -r _ || true",
+            f"{script}\necho made\nread -r answer || true",
             self.name,
         ]
         maker = subprocess.Popen(
@@ -82,15 +103,23 @@ class Room:
             text=True,
         )
         assert maker.stdout is not None
-        made = ""
-        for line in maker.stdout:
-            made = line.strip()
-            if made == "made":
-                break
-        if made == "made":
-            for kind in kinds:
-                self.pin(kind).touch()
-                run("mount", "--bind", f"/proc/{maker.pid}/ns/{kind}", str(self.pin(kind)))
+        made = any(line.strip() == "made" for line in iter(maker.stdout.readline, ""))
+        pinned = made and all(self._pin(kind, maker.pid) for kind in kinds)
         words = maker.communicate("\n", timeout=30)[1]
-        if made != "made" or maker.returncode != 0:
+        if not made or maker.returncode != 0:
             raise LabError(f"namespaces of {self.name} could not be made: {words.strip()}")
+        if not pinned:
+            for kind in kinds:
+                subprocess.run(["umount", "-lq", str(self.pin(kind))], check=False)
+                self.pin(kind).unlink(missing_ok=True)
+        return pinned
+
+    def _pin(self, kind: str, pid: int) -> bool:
+        """Bind one namespace of a process to its pin; say whether the kernel let us."""
+        self.pin(kind).touch()
+        done = subprocess.run(
+            ["mount", "--bind", f"/proc/{pid}/ns/{kind}", str(self.pin(kind))],
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
