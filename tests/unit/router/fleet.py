@@ -145,7 +145,7 @@ class Fleet:
             "secure": "none",
             "metrics": None,
             "tls": {"ca": str(tls.ca), "cert": str(tls.cert), "key": str(tls.key)},
-            "bounds": {"ping_s": 0.2},
+            "bounds": {"ping_s": 1},  # a loaded machine is no dead peer
             **self.changes[host],
         }
 
@@ -172,7 +172,7 @@ class Fleet:
         )
 
 
-async def until(condition: Any, what: str, timeout: float = 5.0) -> Any:
+async def until(condition: Any, what: str, timeout: float = 10.0) -> Any:
     """Poll *condition* until it is true; fail naming *what*."""
     end = time.monotonic() + timeout
     while True:
@@ -184,6 +184,6 @@ async def until(condition: Any, what: str, timeout: float = 5.0) -> Any:
         await asyncio.sleep(0.01)
 
 
-def run(work: Any, timeout: float = 30.0) -> Any:
+def run(work: Any, timeout: float = 60.0) -> Any:
     """Run one coroutine, bounded in time."""
     return asyncio.run(asyncio.wait_for(work, timeout))

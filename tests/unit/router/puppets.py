@@ -29,7 +29,7 @@ class Puppet:
         """Have it send *message* to its supervisor."""
         self.do(send=message)
 
-    async def get(self, op: str, timeout: float = 5.0, **fields: Any) -> dict[str, Any]:
+    async def get(self, op: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
         """The next message with this op and these fields; it is taken out."""
         end = asyncio.get_running_loop().time() + timeout
         while True:
@@ -82,7 +82,7 @@ class Puppets:
         puppet.gone = True
         puppet.news.set()
 
-    async def worker(self, name: str, after: Puppet | None = None, timeout: float = 5.0) -> Puppet:
+    async def worker(self, name: str, after: Puppet | None = None, timeout: float = 10.0) -> Puppet:
         """The living fake worker of endpoint *name*, other than *after*."""
         end = asyncio.get_running_loop().time() + timeout
         while asyncio.get_running_loop().time() < end:

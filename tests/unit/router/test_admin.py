@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ async def ask(path, op, /, **arguments):
     return await asyncio.to_thread(slimctl.ask, path, op, **arguments)
 
 
-async def raw(path, data: bytes) -> dict:
+async def raw(path, data: bytes) -> Any:
     reader, writer = await asyncio.open_unix_connection(path, limit=1 << 22)
     writer.write(data)
     async with asyncio.timeout(10):
@@ -103,7 +104,7 @@ def test_connections_of_all_workers_with_filters(trio):
         async with scene(trio) as (puppets, _, path):
             a1, a2 = await puppets.worker("a1"), await puppets.worker("a2")
             rows = [{**ROW, "cookie": n} for n in range(250)]
-            answers = asyncio.gather(obey(a1, rows, pieces=3), obey(a2, [LOST]))
+            answers: Any = asyncio.gather(obey(a1, rows, pieces=3), obey(a2, [LOST]))
             got = await ask(path, "connections")
             await answers
             assert len(got["connections"]) == 251
@@ -115,7 +116,7 @@ def test_connections_of_all_workers_with_filters(trio):
             got = await ask(path, "connections", path="overlay")
             await answers
             assert [r["endpoint"] for r in got["connections"]] == ["a1", "a2"]
-            answers = asyncio.gather(obey(a1, [ROW, LOST]))
+            answers = asyncio.ensure_future(obey(a1, [ROW, LOST]))
             got = await ask(path, "connections", endpoint="a1", limit=1)
             await answers
             assert got["connections"] == [{**ROW, "endpoint": "a1"}]
@@ -230,9 +231,10 @@ def test_slimctl_prints_tables_and_json(trio, capsys):
     async def body():
         async with scene(trio) as (puppets, _, path):
             a1 = await puppets.worker("a1")
+            answers: Any
             for extra in ([], ["--json"]):
                 options = ["connections", "--endpoint", "a1", "--socket", str(path), *extra]
-                answers = asyncio.gather(obey(a1, [ROW, LOST]))
+                answers = asyncio.ensure_future(obey(a1, [ROW, LOST]))
                 assert await asyncio.to_thread(slimctl.main, options) == 0
                 await answers
 
@@ -369,7 +371,7 @@ class Program:
                 self.words += self.notify.recv(4096).decode().splitlines()
         return self.words.count(word) >= times
 
-    async def end(self) -> tuple[int, str]:
+    async def end(self) -> tuple[int | None, str]:
         out = (await asyncio.wait_for(self.process.communicate(), 15))[1].decode()
         return self.process.returncode, out
 

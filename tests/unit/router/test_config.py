@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from slim_router import cli, config
 from slim_router.config import ConfigError
 
-ROUTER = {
+ROUTER: dict[str, Any] = {
     "version": 1,
     "host": "node1",
     "address": "192.0.2.1",
@@ -32,7 +33,7 @@ ROUTER = {
         "connect_s": 1,
     },
 }
-MAP = {
+MAP: dict[str, Any] = {
     "version": 1,
     "revision": 3,
     "hosts": {
@@ -279,6 +280,6 @@ def test_a_map_of_a_large_fleet_is_read_in_seconds(tmp_path):
         for i in range(200)
         for j in range(100)
     ]
-    began = time.monotonic()
+    began = time.process_time()
     config.parse_map({"version": 1, "revision": 1, "hosts": hosts, "endpoints": endpoints})
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5

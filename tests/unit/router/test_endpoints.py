@@ -198,7 +198,7 @@ def test_the_listener_falls_back_to_ipv4(fleet, monkeypatch):
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return real(family, *rest, **named)
 
-    monkeypatch.setattr(endpoints.socket, "socket", without_ipv6)
+    monkeypatch.setattr(socket, "socket", without_ipv6)
     with make_listener(address, 20006) as sock:
         assert sock.family == socket.AF_INET
         assert sock.getsockname() == (address, 20006)

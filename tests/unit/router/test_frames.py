@@ -44,7 +44,7 @@ FRAMES = st.one_of(
     st.builds(Bye, _text(1024, 0)),
 )
 VIP = b"\0" * 10 + b"\xff\xff\x0a\x2c\x00\x01"
-SAMPLES = [
+SAMPLES: list[frames.Frame] = [
     Open(7, b"k" * 32, "node1"),
     Announce("default", VIP, 20000, True),
     Withdraw("default", VIP, VIP, 80),

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import socket
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,14 @@ class Ends:
     def __init__(self):
         ours, self.worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.worker.setblocking(False)
-        self.got, self.closed = [], []
+        self.got: list[Any] = []
+        self.closed: list[str] = []
         self.link = WorkerLink(ours, self.got.append, self.closed.append)
 
     def drain(self):
         """(messages, descriptors) that wait at the worker's end."""
-        messages, fds = [], []
+        messages: list[Any] = []
+        fds: list[int] = []
         while True:
             try:
                 data, more, _, _ = socket.recv_fds(self.worker, 65536, 8)
@@ -78,7 +81,7 @@ def test_a_slow_worker_gets_everything_in_order_once_it_reads():
         for _ in range(50):
             ends.link.send({"op": "n", "n": count})
             count += 1
-        seen = []
+        seen: list[int] = []
         while len(seen) < count:
             seen += [m["n"] for m in ends.drain()[0]]
             await asyncio.sleep(0)

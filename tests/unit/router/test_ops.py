@@ -208,7 +208,7 @@ def test_a_query_that_nobody_answers_is_answered_real_within_the_bound(trio):
                 began = time.monotonic()
                 asker.send(op="query", id=8, vip=A1, sport=40000, dst=B1, dport=80)
                 assert (await asker.get("answer", id=8))["probe"] is False
-                assert 0.03 < time.monotonic() - began < 0.5
+                assert 0.03 < time.monotonic() - began < 2
             assert one.counters["query_expired"] >= 2
             # A late answer is nobody's.
             a1 = await puppets.worker("a1")
@@ -221,10 +221,11 @@ def test_a_query_that_nobody_answers_is_answered_real_within_the_bound(trio):
                 if vip == A1:
                     await one.stop()
                     await until(lambda: two.trunks.get("node1") is None, "the trunk is down")
-                began = time.monotonic()
+                refused, expired = (two.counters[f"query_{w}"] for w in ("unanswerable", "expired"))
                 b1.send(op="query", id=9, vip=vip, sport=1, dst=B1, dport=80)
                 assert (await b1.get("answer", id=9))["probe"] is False
-                assert time.monotonic() - began < 0.04
+                assert two.counters["query_unanswerable"] == refused + 1
+                assert two.counters["query_expired"] == expired
 
     run(body())
 
@@ -413,7 +414,7 @@ def test_a_host_that_claims_anothers_vips_gets_nowhere(trio):
                 Query(6, "default", pack_addr(B1), 40000, pack_addr(B1), 80),
                 Answer(1, True),
             )
-            answers = {}
+            answers: dict[int, bool] = {}
             while len(answers) < 2:
                 frame = await evil.frame()
                 if isinstance(frame, Answer):
@@ -465,7 +466,7 @@ def test_an_answer_of_a_peer_that_was_not_asked_is_void(trio):
 # --- the shim socket ------------------------------------------------------------------
 
 
-def knock(path: Path, netns: str | None, word: str = "recv") -> subprocess.Popen:
+def knock(path: Path, netns: str | None, word: str = "recv") -> subprocess.Popen[str]:
     """A program that connects to the shim socket, inside *netns* or outside."""
     code = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
@@ -477,9 +478,9 @@ def knock(path: Path, netns: str | None, word: str = "recv") -> subprocess.Popen
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-async def outcome(process: subprocess.Popen) -> str:
+async def outcome(process: subprocess.Popen[str]) -> str:
     out, _ = await asyncio.to_thread(process.communicate, None, 10)
-    return out.strip()
+    return str(out).strip()
 
 
 def test_a_shim_reaches_the_worker_of_its_own_namespace(trio):

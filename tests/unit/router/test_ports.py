@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from slim_router import ports
 from slim_router.ports import PortsError, PortTable
 
 
@@ -80,7 +80,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_fd):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ports.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         PortTable(path, (20000, 20009)).assign(["t/a", "t/b"])
     assert path.read_bytes() == before

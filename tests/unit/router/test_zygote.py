@@ -44,7 +44,7 @@ def scene(body, module: str = "simple_worker"):
 def say(child, word: bytes) -> bytes:
     child.link.settimeout(5)
     child.link.send(word)
-    return child.link.recv(65536)
+    return bytes(child.link.recv(65536))
 
 
 def test_a_worker_has_its_link_and_little_else():

@@ -14,14 +14,15 @@ import select
 import socket
 import struct
 import time
+from typing import Any
 
 
 def _cookie(fd: int) -> int:
     with socket.socket(fileno=os.dup(fd)) as sock:
-        return struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, 71, 8))[0]
+        return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, 71, 8))[0])
 
 
-def _look(message: dict, fds: list[int]) -> dict:
+def _look(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """*message* with what can be told of its descriptors."""
     message["fds"] = len(fds)
     if message["op"] == "config":
@@ -73,6 +74,6 @@ def main(link: socket.socket) -> int:
                 elif "raw" in order:
                     link.send(order["raw"].encode())
                 elif "exit" in order:
-                    return order["exit"]
+                    return int(order["exit"])
                 elif "hang" in order:
                     time.sleep(3600)
