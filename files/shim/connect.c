@@ -12,7 +12,7 @@
 SLIM_DECLARE_REAL(int, connect, int, const struct sockaddr *, socklen_t);
 
 #define WARM_BOUND_US 1000000 /* a host that does not answer costs this, then the overlay */
-#define BLOCKING_REPLY_US 250000
+#define BLOCKING_REPLY_US 1000000 /* a busy worker is worth waiting for; no event loop waits */
 
 /* A connected descriptor of ours is told to disconnect: give it a fresh socket. */
 static int disconnect(int fd, struct slim_slot *slot)
@@ -236,6 +236,7 @@ int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 	ask.lport = own_port;
 	ask.family = addr->sa_family;
 	ask.cookie = slim_cookie(fd);
+	ask.value = (uint64_t)(slim_now_us() + (nonblock ? slim_reply_us() : BLOCKING_REPLY_US));
 	if (slim_ask(&ask, NULL, 0, SLIM_WARM, SLIM_COLD, SLIM_PLAIN, &reply, &host,
 		     nonblock ? slim_reply_us() : BLOCKING_REPLY_US) < 0)
 		return REAL(connect)(fd, addr, len);

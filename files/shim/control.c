@@ -18,9 +18,10 @@
 #endif
 
 #define DEFAULT_PATH "/run/slim/shim/router.sock"
-#define CONTROLS 16
+#define CONTROLS 8 /* the worker is one thread: more would only wait elsewhere */
 #define GREET_US 250000 /* a router that starts may take this long to greet */
 #define RETRY_US 200000 /* between looks for a router that is not there */
+#define CLAIM_US 100000 /* for a message that is not answered */
 #define STALE 64 /* late answers that are skipped before we give up */
 
 struct control {
@@ -33,6 +34,8 @@ struct control {
 static struct control controls[CONTROLS] = { [0 ... CONTROLS - 1] = { .fd = -1 } };
 static _Atomic uint32_t next_seq;
 static _Atomic int64_t not_before_us;
+static _Atomic uint32_t released; /* counts releases while somebody waits */
+static _Atomic int waiting;
 
 /* What WELCOME said. Written whole before `welcomed` is set. */
 static _Atomic int welcomed;
@@ -180,42 +183,58 @@ static void let_go(struct control *control)
 	control->fd = -1;
 }
 
-static struct control *claim(struct control *spare)
+static void unclaim(struct control *control)
 {
-	int64_t now;
-
-	for (int i = 0; i < CONTROLS; i++) {
-		int idle = 0;
-
-		if (atomic_compare_exchange_strong(&controls[i].busy, &idle, 1)) {
-			if (kept(&controls[i]))
-				return &controls[i];
-			spare = &controls[i];
-			break;
-		}
+	atomic_store(&control->busy, 0);
+	if (atomic_load(&waiting)) {
+		atomic_fetch_add(&released, 1);
+		sys_wake(&released);
 	}
-	spare->fd = -1;
-	now = slim_now_us();
-	if (now < atomic_load(&not_before_us))
-		goto none;
-	spare->fd = dial();
-	if (spare->fd < 0) {
-		atomic_store(&not_before_us, slim_now_us() + RETRY_US);
-		goto none;
-	}
-	spare->owner = sys_getpid();
-	spare->cookie = slim_cookie(spare->fd);
-	return spare;
-none:
-	atomic_store(&spare->busy, 0);
-	return NULL;
 }
 
-static void unclaim(struct control *control, struct control *spare)
+/*
+ * A connection to the worker for this caller alone, waiting up to wait_us where
+ * all are in use. (A signal handler that interrupts a holder waits in vain, and
+ * takes the overlay.)
+ */
+static struct control *claim(int wait_us)
 {
-	if (control == spare)
-		let_go(control);
-	atomic_store(&control->busy, 0);
+	int64_t end = slim_now_us() + wait_us;
+	struct control *found = NULL;
+
+	while (!found) {
+		uint32_t seen = atomic_load(&released);
+
+		for (int i = 0; i < CONTROLS && !found; i++) {
+			int idle = 0;
+
+			if (atomic_compare_exchange_strong(&controls[i].busy, &idle, 1))
+				found = &controls[i];
+		}
+		if (!found) {
+			int64_t left = end - slim_now_us();
+
+			if (left <= 0)
+				return NULL;
+			atomic_fetch_add(&waiting, 1);
+			sys_wait(&released, seen, left);
+			atomic_fetch_sub(&waiting, 1);
+		}
+	}
+	if (kept(found))
+		return found;
+	found->fd = -1;
+	if (slim_now_us() >= atomic_load(&not_before_us)) {
+		found->fd = dial();
+		if (found->fd >= 0) {
+			found->owner = sys_getpid();
+			found->cookie = slim_cookie(found->fd);
+			return found;
+		}
+		atomic_store(&not_before_us, slim_now_us() + RETRY_US);
+	}
+	unclaim(found);
+	return NULL;
 }
 
 bool slim_control_fd(int fd)
@@ -228,15 +247,14 @@ bool slim_control_fd(int fd)
 
 bool slim_ready(void)
 {
-	struct control spare = { .fd = -1 };
 	struct control *control;
 	int saved = errno;
 
 	if (slim_foreign_process())
 		return false;
-	control = claim(&spare);
+	control = claim(CLAIM_US);
 	if (control)
-		unclaim(control, &spare);
+		unclaim(control);
 	errno = saved;
 	return control != NULL;
 }
@@ -244,9 +262,6 @@ bool slim_ready(void)
 int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t b, uint8_t c, struct slim_msg *reply,
 	     int *rfd, int timeout_us)
 {
-	struct control spare = { .fd = -1 };
-	int64_t end = slim_now_us() + timeout_us;
-
 	*rfd = -1;
 	if (slim_foreign_process()) {
 		errno = ECONNREFUSED;
@@ -254,7 +269,8 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 	}
 	/* A kept connection may have died with its router: try a new one once. */
 	for (int attempt = 0; attempt < 2; attempt++) {
-		struct control *control = claim(&spare);
+		struct control *control = claim(timeout_us);
+		int64_t end = slim_now_us() + timeout_us;
 
 		if (!control)
 			break;
@@ -265,7 +281,9 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 			ssize_t got;
 
 			if (left <= 0 || sys_poll(control->fd, POLLIN, (int)left) <= 0) {
-				unclaim(control, &spare);
+				/* Closing it tells the worker that nobody takes the late answer. */
+				let_go(control);
+				unclaim(control);
 				errno = ETIMEDOUT;
 				return -1;
 			}
@@ -274,7 +292,7 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 				goto gone;
 			if (got == (ssize_t)sizeof(*reply) && reply->magic == SLIM_MAGIC &&
 			    reply->version == SLIM_VERSION && reply->seq == msg->seq) {
-				unclaim(control, &spare);
+				unclaim(control);
 				if (reply->type == a || reply->type == b || reply->type == c)
 					return 0;
 				if (*rfd >= 0)
@@ -292,7 +310,7 @@ gone:
 			sys_close(*rfd);
 		*rfd = -1;
 		let_go(control);
-		unclaim(control, &spare);
+		unclaim(control);
 	}
 	errno = ECONNREFUSED;
 	return -1;
@@ -300,14 +318,13 @@ gone:
 
 void slim_tell(struct slim_msg *msg)
 {
-	struct control spare = { .fd = -1 };
 	struct control *control;
 	int saved = errno;
 
-	if (!slim_foreign_process() && (control = claim(&spare))) {
+	if (!slim_foreign_process() && (control = claim(CLAIM_US))) {
 		if (send_message(control->fd, msg, NULL, 0) < 0)
 			let_go(control);
-		unclaim(control, &spare);
+		unclaim(control);
 	}
 	errno = saved;
 }
@@ -335,6 +352,7 @@ void slim_control_fork_child(void)
 		controls[i].fd = -1;
 		atomic_store(&controls[i].busy, 0);
 	}
+	atomic_store(&waiting, 0);
 }
 
 bool slim_on_overlay(const uint8_t addr[16])

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,6 +27,24 @@ void *slim_real(const char *name, _Atomic(void *) *cache)
 		atomic_store_explicit(cache, found, memory_order_relaxed);
 	}
 	return found;
+}
+
+/* Wait until *word is not `seen` any more, or for so long (microseconds). */
+void sys_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_us)
+{
+	struct timespec limit = { timeout_us / 1000000, timeout_us % 1000000 * 1000 };
+	int saved = errno;
+
+	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, &limit, NULL, 0);
+	errno = saved;
+}
+
+void sys_wake(_Atomic uint32_t *word)
+{
+	int saved = errno;
+
+	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	errno = saved;
 }
 
 int sys_close(int fd)

@@ -126,6 +126,9 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	slot->lport = reply.lport;
 	slim_replace(fd, host, slot);
 	slim_put(fd, slot);
+	slim_message(&ask, SLIM_COMMITTED);
+	ask.cookie = reply.cookie;
+	slim_tell(&ask);
 	return true;
 keep:
 	sys_close(host);

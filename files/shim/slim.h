@@ -51,7 +51,8 @@ void *slim_real(const char *name, _Atomic(void *) *cache);
 	static _Atomic(void *) slim_##name##_cache
 #define REAL(name) ((slim_##name##_t)slim_real(#name, &slim_##name##_cache))
 
-long sys_call(long number, ...);
+void sys_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_us);
+void sys_wake(_Atomic uint32_t *word);
 int sys_close(int fd);
 int sys_dup3(int fd, int to, int flags);
 int sys_fcntl(int fd, int cmd, long arg);

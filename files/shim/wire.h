@@ -35,6 +35,7 @@ enum slim_type {
 	SLIM_SYNCED,
 	SLIM_ACCEPTED,
 	SLIM_ERROR,
+	SLIM_COMMITTED,
 };
 
 enum slim_flag {

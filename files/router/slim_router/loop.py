@@ -18,6 +18,7 @@ from collections.abc import Callable
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
 HUP = select.EPOLLHUP | select.EPOLLERR
+BATCH = 32  # events a pass: what they say must not be old news when we come to them
 
 
 class Timer:
@@ -47,6 +48,9 @@ class Loop:
         self.timers: list[Timer] = []
         self.deferred: list[Callable[[], None]] = []
         self.running = True
+        # Descriptors taken out in this pass: their numbers may be in use again,
+        # while events of the old ones are still to come.
+        self.removed: set[int] = set()
 
     def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         self.epoll.register(fd, events)
@@ -60,6 +64,7 @@ class Loop:
         copy elsewhere would keep the registration alive."""
         if self.handlers.pop(fd, None) is not None:
             self.epoll.unregister(fd)
+            self.removed.add(fd)
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         timer = Timer(time.monotonic() + seconds, call)
@@ -95,17 +100,18 @@ class Loop:
             traceback.print_exc(file=sys.stderr)
 
     def run(self) -> None:
-        poll, handlers = self.epoll.poll, self.handlers
+        poll, handlers, removed = self.epoll.poll, self.handlers, self.removed
         while self.running:
             deferred, timeout = self.deferred, self._timeout()
             self.deferred = []
             try:
-                events = poll(timeout)
+                events = poll(timeout, BATCH)
             except InterruptedError:
                 events = []
+            removed.clear()
             for fd, mask in events:
                 handler = handlers.get(fd)
-                if handler is None:
+                if handler is None or fd in removed:
                     continue
                 try:
                     handler(mask)

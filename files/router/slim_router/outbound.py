@@ -29,6 +29,8 @@ TCP_SYNCNT = 7
 NOT_FOUND_S = 2.0  # how long "not a peer of ours" is believed
 PLAIN_S = 1.0  # how long "listens, but not through Slim" is believed
 ATTEMPTS = 4096
+MARGIN_US = 3000  # what a warm answer may take
+CLOCKS_DIFFER_US = 60_000_000  # the shim lives in another time namespace
 LINGER_S = 150.0  # an attempt nobody asks about any more
 FLAGS = socket.MSG_FASTOPEN | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 CLOEXEC = socket.SOCK_CLOEXEC
@@ -72,14 +74,22 @@ class Outbound:
         self.plain: dict[tuple[bytes, int], float] = {}
         self.leases: dict[tuple[bytes, int], Lease] = {}
         self.attempts: dict[int, Attempt] = {}
+        self.offered: dict[int, Attempt] = {}  # by cookie: SWAPPED, not committed yet
         self.located: dict[bytes, list[int]] = {}  # attempts that wait for a location
 
     # --- warm ------------------------------------------------------------------
     def connect(
-        self, shim: Shim, seq: int, flags: int, peer: bytes, pport: int, lport: int, family: int, cookie: int
+        self, shim: Shim, seq: int, flags: int, peer: bytes, pport: int, lport: int, family: int, cookie: int,
+        deadline_us: int,
     ) -> None:
         """CONNECT: answer WARM, COLD or PLAIN, without ever waiting."""
         now = time.monotonic()
+        late_us = now * 1e6 + MARGIN_US - deadline_us
+        if 0 < late_us < CLOCKS_DIFFER_US:
+            # The shim is about to give up, or has: a host connection made now would
+            # reach the peer's application with nobody behind it.
+            self._plain(shim, seq, cookie, peer, pport, wire.R_NOT_READY, now)
+            return
         lease = self.leases.get((peer, pport))
         if lease is not None:
             if lease.until > now:
@@ -353,12 +363,18 @@ class Outbound:
             ),
             sock.fileno(),
         )  # fmt: skip
-        self._lease(attempt, now)
+        # The lease begins when the shim has written COMMIT: until then the other
+        # side does not know this pair as admitted.
+        self.offered[cookie] = attempt
         worker.count("connect_cold")
         self._finish(attempt)
 
-    def _lease(self, attempt: Attempt, now: float) -> None:
-        assert attempt.location is not None
+    def committed(self, cookie: int) -> None:
+        """COMMITTED: the application talks over the host connection that we offered."""
+        attempt = self.offered.pop(cookie, None)
+        if attempt is None or attempt.location is None:
+            return
+        now = time.monotonic()
         period = attempt.lease_ms / 1000
         self.leases[(attempt.peer, attempt.pport)] = Lease(
             attempt.location, attempt.pport, now + period, period,
@@ -395,6 +411,8 @@ class Outbound:
     def warm_failed(self, cookie: int) -> None:
         """CANCEL of a warm connection: the host path to that peer does not work now."""
         row = self.worker.table.drop(cookie)
+        if self.offered.pop(cookie, None) is not None:
+            return
         if row is not None and row.outgoing and row.slim:
             self.leases.pop((row.dst, row.dport), None)
             self.worker.count("connect_warm_failed")
@@ -403,6 +421,8 @@ class Outbound:
         """A shim connection is gone, and with it what it was waiting for."""
         for attempt in [a for a in self.attempts.values() if shim in (a.owner, a.swap_shim)]:
             self._finish(attempt)
+        for cookie in [c for c, a in self.offered.items() if shim in (a.owner, a.swap_shim)]:
+            del self.offered[cookie]
 
     # --- renewal of admission ----------------------------------------------------
     def _renew(self, lease: Lease, peer: bytes, pport: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import wire
 from .listeners import Listener, cookie_of
+from .loop import HUP
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -52,7 +53,12 @@ class Shim:
             self.worker.shims.discard(self)
             self.worker.outbound.abandon(self)
 
-    def on_message(self, _mask: int) -> None:
+    def on_message(self, mask: int) -> None:
+        if mask & HUP:
+            # It has given up on whatever it asked: doing it now would leave a
+            # connection at the peer that nobody holds.
+            self.close()
+            return
         fds: list[int] = []
         try:
             data, ancillary, flags, _ = self.sock.recvmsg(wire.MSG_SIZE + 1, ANCILLARY)
@@ -67,6 +73,8 @@ class Shim:
             self.handle(data, fds)
         except (BlockingIOError, InterruptedError):
             return
+        except ConnectionResetError:
+            self.close()
         except (OSError, Hostile):
             self.worker.count("shim_hostile")
             self.close()
@@ -87,11 +95,13 @@ class Shim:
         if kind == wire.CONNECT and self.greeted:
             if family not in (2, 10) or not pport:
                 raise Hostile("connect to nowhere")
-            outbound.connect(self, seq, flags, peer, pport, lport, family, cookie)
+            outbound.connect(self, seq, flags, peer, pport, lport, family, cookie, value)
         elif kind == wire.BEGIN and self.greeted:
             outbound.begin(value, lport)
         elif kind == wire.SWAP and self.greeted:
             outbound.swap(self, seq, value, error)
+        elif kind == wire.COMMITTED and self.greeted:
+            outbound.committed(cookie)
         elif kind == wire.CANCEL and self.greeted:
             if value:
                 outbound.cancel(outbound.attempts.get(value))
