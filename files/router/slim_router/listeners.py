@@ -28,6 +28,7 @@ SO_COOKIE = 57
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER that turns close() into a reset
 HOLD_S = 1.0  # how long an overlay connection waits for its verdict at most
 REMEMBER_S = 60.0  # how long we know that an overlay connection was delivered
+SHARE_S = 5.0  # a recovered channel is offered to the listener's other processes
 SLACK = 256  # host connections that may pass a full queue: their lease was good
 
 
@@ -67,6 +68,8 @@ class Listener:
         self.queue: deque[tuple[bytes, socket.socket]] = deque()
         self.paused = False
         self.blocked = False
+        if shared is not None:
+            worker.loop.after(SHARE_S, self.unshare)
         channel.setblocking(False)
         sock.setblocking(False)
         # A deferring listener would never show us the empty overlay connection
@@ -173,6 +176,12 @@ class Listener:
             if self.full:
                 return
 
+    def unshare(self) -> None:
+        """Let the application's end go: from now on its last holder's end is seen."""
+        if self.shared is not None:
+            os.close(self.shared)
+            self.shared = None
+
     def close(self) -> None:
         """The application has closed it (or died): everything that waits is reset."""
         worker = self.worker
@@ -182,9 +191,7 @@ class Listener:
         worker.loop.remove(self.sock.fileno())
         self.channel.close()
         self.sock.close()
-        if self.shared is not None:
-            os.close(self.shared)
-            self.shared = None
+        self.unshare()
         while self.queue:
             reset(self.queue.popleft()[1])
         worker.listeners.remove(self)

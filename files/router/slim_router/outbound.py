@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TCP_FASTOPEN_NO_COOKIE = 34  # include/uapi/linux/tcp.h
 TCP_SYNCNT = 7
 NOT_FOUND_S = 2.0  # how long "not a peer of ours" is believed
-PLAIN_S = 1.0  # how long "listens, but not through Slim" is believed
+PLAIN_S = 0.25  # how long "listens, but not through Slim" is believed
 ATTEMPTS = 4096
 MARGIN_US = 3000  # what a warm answer may take
 CLOCKS_DIFFER_US = 60_000_000  # the shim lives in another time namespace

@@ -112,7 +112,7 @@ class Shim:
         elif kind == wire.WHO and self.greeted:
             self.who(seq, cookie)
         elif kind == wire.SYNC and self.greeted:
-            self.worker.loop.next_pass(lambda: self.reply(wire.message(wire.SYNCED, seq)))
+            self.sync(seq)
         elif kind == wire.HELLO and not self.greeted:
             self.greet(seq, version, value)
         else:
@@ -130,6 +130,12 @@ class Shim:
             value=bounds["swap_us"] | bounds["blocking_swap_us"] << 32,
         )  # fmt: skip
         self.reply(head + b"".join(wire.PREFIX.pack(addr, bits) for addr, bits in worker.prefixes))
+
+    def sync(self, seq: int) -> None:
+        """SYNC: answer when every end of a listener that can be seen has been seen."""
+        for listener in self.worker.listeners.by_cookie.values():
+            listener.unshare()
+        self.worker.loop.next_pass(lambda: self.reply(wire.message(wire.SYNCED, seq)))
 
     # --- listeners -----------------------------------------------------------
     def listen(self, seq: int, flags: int, family: int, backlog: int, cookie: int, fds: list[int]) -> None:
