@@ -262,6 +262,10 @@ class Registry:
                         cause=error,
                         next="will try again",
                     )
+                except Exception as error:
+                    # A defect of ours; the endpoint must not be lost to it.
+                    ep.detail = repr(error)
+                    log.error("endpoint-defect", endpoint=ep.spec.label, cause=ep.detail)
                 finally:
                     self.by_cookie.pop(ep.cookie, None)
                     ep.cookie, ep.identity = 0, None
@@ -271,16 +275,21 @@ class Registry:
                 if time.monotonic() - began > STEADY_S:
                     pause = RESPAWN_FIRST_S
                 self._set(ep, "wait", ep.detail)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ep.wake.wait(), pause * random.uniform(0.75, 1.25))
+                await self._pause(ep, pause * random.uniform(0.75, 1.25))
                 pause = min(pause * 2, RESPAWN_MAX_S)
-        except Exception as error:
-            log.error("endpoint-task", endpoint=ep.spec.label, cause=repr(error))
-            raise
         finally:
             if listener is not None:
                 listener.close()
             self._set(ep, "absent", "stopped")
+
+    @staticmethod
+    async def _pause(ep: Endpoint, seconds: float) -> None:
+        """Wait, whatever else happens, unless the endpoint is to go."""
+        end = time.monotonic() + seconds
+        while not ep.removed and (left := end - time.monotonic()) > 0:
+            ep.wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ep.wake.wait(), left)
 
     def _enter(self, ep: Endpoint) -> int:
         """A descriptor of the endpoint's namespace, known by its cookie; -1 if none is fit."""

@@ -144,6 +144,9 @@ class Supervisor:
     def _take_lock(self) -> None:
         for directory in (self.paths.runtime_dir, self.paths.state_dir):
             directory.mkdir(parents=True, exist_ok=True)
+        # Programs without a mount namespace of their own go through here to the shim socket.
+        self.paths.runtime_dir.chmod(0o755)
+        self.paths.state_dir.chmod(0o700)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._lock_fd = os.open(self.paths.state_dir / "router.lock", flags, 0o600)
         try:

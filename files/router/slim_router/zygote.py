@@ -67,7 +67,7 @@ def _child(module: object, fd: int, name: str) -> int:
         os.dup2(fd, 3, inheritable=False)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     try:
-        with open("/proc/self/comm", "w") as comm:  # noqa: PTH123 - pathlib would be imported for it
+        with open("/proc/self/comm", "w") as comm:
             comm.write(f"slim-w-{name}"[:15])
     except OSError:
         pass
