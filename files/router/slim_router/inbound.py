@@ -356,12 +356,16 @@ class Inbound:
         self.worker.loop.add(sock.fileno(), IN, lambda mask: self._on_held(key, sock))
         held.timer = self.worker.loop.after(HOLD_S, lambda: self._verdict_late(key, sock))
         if prepared is None:
-            self.query_id += 1
-            self.queries[self.query_id] = key
-            self.worker.tell(
-                op="query", id=self.query_id, vip=wire.unpack_addr(src), sport=sport,
-                dst=wire.unpack_addr(self.worker.vip), dport=listener.port,
-            )  # fmt: skip
+            self.queries[self.ask(src, sport, listener.port)] = key
+
+    def ask(self, src: bytes, sport: int, dport: int) -> int:
+        """Ask *src*'s worker whether (sport, dport) is a probe; the number of the question."""
+        self.query_id += 1
+        self.worker.tell(
+            op="query", id=self.query_id, vip=wire.unpack_addr(src), sport=sport,
+            dst=wire.unpack_addr(self.worker.vip), dport=dport,
+        )  # fmt: skip
+        return self.query_id
 
     def on_answer(self, query: int, probe: bool) -> None:
         key = self.queries.pop(query, None)

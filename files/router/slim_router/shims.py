@@ -132,10 +132,11 @@ class Shim:
         self.reply(head + b"".join(wire.PREFIX.pack(addr, bits) for addr, bits in worker.prefixes))
 
     def sync(self, seq: int) -> None:
-        """SYNC: answer when every end of a listener that can be seen has been seen."""
+        """SYNC: answer when every end of a listener has been seen, and its peers know."""
         for listener in self.worker.listeners.by_cookie.values():
             listener.unshare()
-        self.worker.loop.next_pass(lambda: self.reply(wire.message(wire.SYNCED, seq)))
+        done = wire.message(wire.SYNCED, seq)
+        self.worker.loop.next_pass(lambda: self.worker.when_withdrawn(lambda: self.reply(done)))
 
     # --- listeners -----------------------------------------------------------
     def listen(self, seq: int, flags: int, family: int, backlog: int, cookie: int, fds: list[int]) -> None:

@@ -17,7 +17,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import Any
 
@@ -33,6 +33,8 @@ from .table import PERIOD, Table
 CLONE_NEWNET = 0x40000000
 MAX_MESSAGE = 65536
 DUMP_PIECE = 100  # rows a message: below the 60,000 bytes of the contract
+BARRIERS = 64  # peers that a closing listener waits for
+WITHDRAW_S = 0.03  # and for how long
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -59,6 +61,8 @@ class Worker:
         self.counters: collections.Counter[str] = collections.Counter()
         self.shims: set[Shim] = set()
         self.not_slim: set[bytes] = set()
+        self.withdrawals: set[int] = set()  # questions behind withdrawals, unanswered
+        self.waiting: list[Callable[[], None]] = []
         self.host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.endpoint_netns = netns
         self.diag = [self._diag()]
@@ -128,6 +132,25 @@ class Worker:
         vips = [src for (src, admitted_port), until in admitted if admitted_port == port and until > now]
         if vips:
             self.tell(op="withdraw", port=port, vips=[wire.unpack_addr(src) for src in vips])
+            # Messages keep their order all the way: an answer to a question that
+            # was sent behind the withdrawal says that the withdrawal has arrived.
+            for src in vips[:BARRIERS]:
+                self.withdrawals.add(self.inbound.ask(src, 0, port))
+
+    def when_withdrawn(self, call: Callable[[], None]) -> None:
+        """Run *call* when no peer can hold a withdrawn lease, or after ``WITHDRAW_S``."""
+        if not self.withdrawals:
+            call()
+            return
+        if not self.waiting:
+            self.loop.after(WITHDRAW_S, self._withdrawn)
+        self.waiting.append(call)
+
+    def _withdrawn(self) -> None:
+        self.withdrawals.clear()
+        waiting, self.waiting = self.waiting, []
+        for call in waiting:
+            call()
 
     # --- supervisor ------------------------------------------------------------
     def tell(self, **message: object) -> None:
@@ -193,7 +216,13 @@ class Worker:
         elif op == "query":
             self.loop.next_pass(lambda: self.on_query(message, 5))
         elif op == "answer":
-            self.inbound.on_answer(int(message["id"]), bool(message["probe"]))
+            number = int(message["id"])
+            if number in self.withdrawals:
+                self.withdrawals.discard(number)
+                if not self.withdrawals:
+                    self._withdrawn()
+            else:
+                self.inbound.on_answer(number, bool(message["probe"]))
         elif op == "dump":
             self.dump(message["id"])
         elif op == "stop":
@@ -201,6 +230,9 @@ class Worker:
 
     def on_query(self, message: dict[str, Any], patience: int) -> None:
         """Are we probing? An attempt without a port yet is given *patience* ms to tell."""
+        if message["sport"] == 0:  # only asks whether what came before has arrived
+            self.tell(op="answer", id=message["id"], probe=False)
+            return
         probing = self.outbound.probing(
             wire.pack_addr(message["dst"]), int(message["dport"]), int(message["sport"])
         )
