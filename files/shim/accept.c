@@ -97,6 +97,10 @@ static int accept_any(int fd, struct sockaddr *addr, socklen_t *len, int flags, 
 	for (;;) {
 		bool known = slim_used(fd) && slim_get(fd, &slot);
 
+		if (known && slot.state == SLIM_RESOLVING && slot.hidden >= 0) {
+			sys_poll(-1, 0, 1000); /* another thread is changing its channel */
+			continue;
+		}
 		if (known && slot.state == SLIM_PLAIN_LISTENER && slim_now_us() >= slot.retry_us &&
 		    !slim_foreign_process() && slim_attach(fd, (int)slot.attempt, true))
 			continue;
@@ -125,10 +129,14 @@ static int accept_any(int fd, struct sockaddr *addr, socklen_t *len, int flags, 
 		got = from_channel(fd, &slot, addr, len, flags);
 		if (got != -2)
 			return got;
+		/* Of several threads that see the end of it, one looks after it. */
+		if (!slim_claim(fd, SLIM_LISTENER, SLIM_RESOLVING))
+			continue;
 		int listening = 0;
 		socklen_t size = sizeof(listening);
 
 		if (sys_getsockopt(slot.hidden, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0 || !listening) {
+			slim_claim(fd, SLIM_RESOLVING, SLIM_LISTENER);
 			errno = EINVAL; /* shut down */
 			return -1;
 		}
