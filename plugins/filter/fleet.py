@@ -10,7 +10,7 @@ from ansible_collections.slim.overlay.plugins.module_utils import _fleet
 DOCUMENTATION = r"""
 name: fleet
 author:
-  - The slim.overlay authors
+  - The slim.overlay authors (@slim-overlay)
 version_added: 0.1.0
 short_description: The fleet as the inventory describes it
 description:

@@ -10,7 +10,7 @@ from ansible_collections.slim.overlay.plugins.module_utils import _fleet
 DOCUMENTATION = r"""
 name: fleet_map
 author:
-  - The slim.overlay authors
+  - The slim.overlay authors (@slim-overlay)
 version_added: 0.1.0
 short_description: The map that every router reads
 description:

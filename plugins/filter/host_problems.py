@@ -10,7 +10,7 @@ from ansible_collections.slim.overlay.plugins.module_utils import _fleet, _host
 DOCUMENTATION = r"""
 name: host_problems
 author:
-  - The slim.overlay authors
+  - The slim.overlay authors (@slim-overlay)
 version_added: 0.1.0
 short_description: Why Slim cannot go onto a host
 description:

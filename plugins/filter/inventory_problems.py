@@ -10,7 +10,7 @@ from ansible_collections.slim.overlay.plugins.module_utils import _fleet
 DOCUMENTATION = r"""
 name: inventory_problems
 author:
-  - The slim.overlay authors
+  - The slim.overlay authors (@slim-overlay)
 version_added: 0.1.0
 short_description: What is wrong with an inventory
 description:

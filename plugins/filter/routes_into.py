@@ -10,7 +10,7 @@ from ansible_collections.slim.overlay.plugins.module_utils import _host
 DOCUMENTATION = r"""
 name: routes_into
 author:
-  - The slim.overlay authors
+  - The slim.overlay authors (@slim-overlay)
 version_added: 0.1.0
 short_description: Routes that lead into given networks
 description:

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: slim_host_facts
 author:
-  - The slim.overlay authors
+  - The slim.overlay authors (@slim-overlay)
 version_added: 0.1.0
 short_description: What Slim has to know of a host
 description:

@@ -13,7 +13,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: slim_release
 author:
-  - The slim.overlay authors
+  - The slim.overlay authors (@slim-overlay)
 version_added: 0.1.0
 short_description: Install a release of a part of Slim
 description:

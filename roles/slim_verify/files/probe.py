@@ -124,7 +124,7 @@ def read_line(process: subprocess.Popen[str], deadline: float) -> str:
 def last_words(process: subprocess.Popen[str]) -> str:
     """Why a child ended: the last line that it wrote to standard error."""
     process.kill()
-    _, words = process.communicate()
+    words = process.communicate()[1]
     lines = words.strip().splitlines()
     return lines[-1] if lines else "no answer in time"
 

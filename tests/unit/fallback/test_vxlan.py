@@ -73,6 +73,7 @@ class Host:
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why Slim cannot go onto a host: every refusal, and that a good host passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.slim.overlay.plugins.module_utils import _host
+
+FACTS: dict[str, Any] = {
+    "kernel": "6.1.0-28-amd64",
+    "machine": "x86_64",
+    "distribution": "debian 12",
+    "os_family": "debian",
+    "libc": "glibc",
+    "systemd": True,
+    "root": True,
+    "python": {"path": "/usr/bin/python3", "version": [3, 11, 2], "missing": ["pyroute2"]},
+    "addresses": [
+        {"device": "lo", "address": "127.0.0.1"},
+        {"device": "eth0", "address": "192.0.2.1"},
+    ],
+    "routes": [
+        {"network": "0.0.0.0/0", "device": "eth0"},
+        {"network": "192.0.2.0/24", "device": "eth0"},
+    ],
+    "listeners": [{"port": 22}],
+    "local_ports": [32768, 60999],
+    "ipv6_disabled": False,
+    "vxlan": True,
+    "wireguard": [],
+    "tools": {"cc": "", "make": ""},
+}
+SETTINGS: dict[str, Any] = {
+    "name": "node1",
+    "address": "192.0.2.1",
+    "trunk_port": 6790,
+    "data_ports": [20000, 20999],
+    "overlay_networks": ["10.44.0.0/16"],
+    "fallback_provider": "vxlan",
+    "service_manager": "systemd",
+    "keeper_command": "",
+    "shim_build": "controller",
+    "controller_machine": "x86_64",
+    "manage_packages": True,
+    "own_devices": ["br-slim", "vx-slim"],
+    "router_installed": False,
+    "allow_plaintext": False,
+}
+
+
+def causes(facts: dict[str, Any] | None = None, **settings: Any) -> list[str]:
+    found = _host.problems({**FACTS, **(facts or {})}, {**SETTINGS, **settings})
+    assert all(entry["thing"] and entry["cause"] and entry["next"] for entry in found)
+    return [f"{entry['thing']}: {entry['cause']}" for entry in found]
+
+
+def test_a_good_host_passes() -> None:
+    assert causes() == []
+
+
+PYTHON = FACTS["python"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings", "words"),
+    [
+        ({"kernel": "5.13.19-generic"}, {}, "older than 5.14"),
+        ({"kernel": "4.18.0-553.el8"}, {}, "older than 5.14"),
+        ({"python": {**PYTHON, "version": [3, 9, 18]}}, {}, "Python 3.9.18"),
+        ({"python": {**PYTHON, "version": []}}, {}, "does not run"),
+        ({}, {"manage_packages": False}, "no module pyroute2"),
+        ({"os_family": "other", "distribution": "alpine 3"}, {}, "package names of alpine 3"),
+        ({"machine": "aarch64"}, {}, "it is aarch64"),
+        ({}, {"shim_build": "host"}, "there is no cc"),
+        ({}, {"address": "192.0.2.9"}, "not on any of its interfaces"),
+        ({"vxlan": False}, {}, "no vxlan driver"),
+        (
+            {"routes": [{"network": "10.44.3.0/24", "device": "eth1"}]},
+            {},
+            "overlaps 10.44.3.0/24, which is reached through eth1 of host node1",
+        ),
+        (
+            {"routes": [{"network": "192.0.2.0/24", "device": "eth0"}]},
+            {"fallback_provider": "existing"},
+            "no route into 10.44.0.0/16",
+        ),
+        (
+            {"routes": [{"network": "10.44.0.0/16", "device": "wg0"}], "wireguard": ["wg0"]},
+            {"fallback_provider": "existing"},
+            "encrypted (wg0)",
+        ),
+        ({"systemd": False}, {}, "systemd does not run there"),
+        ({}, {"service_manager": "keeper"}, "slim_router_keeper_command is empty"),
+        ({"listeners": [{"port": 6790}]}, {}, "taken by another program"),
+        ({"root": False}, {}, "do not run as root"),
+    ],
+)
+def test_what_is_refused(facts: dict[str, Any], settings: dict[str, Any], words: str) -> None:
+    found = causes(facts, **settings)
+    assert any(words in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings"),
+    [
+        ({"kernel": "5.14.0-503.el9"}, {}),
+        ({"kernel": "10.2"}, {}),
+        ({}, {"manage_packages": False, "fallback_provider": "existing"}),
+        ({"routes": [{"network": "10.44.0.0/16", "device": "br-slim"}]}, {}),
+        ({"listeners": [{"port": 6790}]}, {"router_installed": True}),
+        ({"machine": "aarch64", "tools": {"cc": "cc", "make": "make"}}, {"shim_build": "host"}),
+        (
+            {"routes": [{"network": "10.44.0.0/16", "device": "wg0"}], "wireguard": ["wg0"]},
+            {"fallback_provider": "existing", "allow_plaintext": True},
+        ),
+    ],
+)
+def test_what_is_accepted(facts: dict[str, Any], settings: dict[str, Any]) -> None:
+    assert causes(facts, **settings) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings", "words"),
+    [
+        ({"ipv6_disabled": True}, {}, "IPv6 is disabled"),
+        ({"libc": "musl"}, {}, "musl"),
+        ({}, {"fallback_provider": "existing"}, "default route only"),
+        ({"local_ports": [1024, 65535]}, {}, "overlap the kernel's range"),
+    ],
+)
+def test_what_is_worth_a_word(facts: dict[str, Any], settings: dict[str, Any], words: str) -> None:
+    assert _host.notes(FACTS, SETTINGS) == []
+    found = _host.notes({**FACTS, **facts}, {**SETTINGS, **settings})
+    assert any(words in line for line in found), found
