@@ -2,7 +2,8 @@
 """`ansible-test sanity` on a copy of the collection.
 
 ansible-test wants its input below ansible_collections/NAMESPACE/NAME, and reads
-every file that it finds there; so the copy holds what a release would hold.
+every file that it finds there; so the copy holds what a release would hold. The
+copy lies outside of the checkout, whose git would call all of it ignored.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
 
 from gate.parts import CACHE, CHECKOUT, TOOLS
 
-ROOT = CACHE / "sanity"
-TARGET = ROOT / "ansible_collections" / "slim" / "overlay"
-HOME = ROOT / "home"
+HOME = CACHE / "sanity-home"
 
 
 def ignored(path: str, patterns: list[str]) -> bool:
@@ -45,22 +45,20 @@ def files() -> list[str]:
     return sorted({name for name in listed.split("\0") if name})
 
 
-def copy() -> None:
-    """Make the copy anew."""
+def copy(target: Path) -> None:
+    """Copy what a release would hold."""
     patterns = yaml.safe_load((CHECKOUT / "galaxy.yml").read_text()).get("build_ignore", [])
-    shutil.rmtree(TARGET, ignore_errors=True)
     for name in files():
         source = CHECKOUT / name
         if ignored(name, patterns) or not (source.exists() or source.is_symlink()):
             continue
-        place = TARGET / name
+        place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, place, follow_symlinks=False)
 
 
-def main(arguments: list[str]) -> int:
-    """Copy and check; further arguments go to ansible-test."""
-    copy()
+def check(target: Path, arguments: list[str]) -> int:
+    """Run ansible-test in the copy and return its status."""
     # Its own home: what ansible-test builds stays for the next time, and the script
     # that it would download is replaced by ours, for machines without internet.
     stand_in = HOME / ".ansible" / "test" / "cache" / "get_pip_24_2.py"
@@ -72,22 +70,35 @@ def main(arguments: list[str]) -> int:
         "HOME": str(HOME),
         "XDG_CONFIG_HOME": os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config")),
     }
+    command = [str(TOOLS / "ansible-test"), "sanity", "--local", "--color", "no"]
     # Modules run on the lab's interpreter; other versions are not on every machine.
-    return subprocess.call(
-        [
-            str(TOOLS / "ansible-test"),
-            "sanity",
-            "--local",
-            "--python",
-            version,
-            "--color",
-            "no",
-            *arguments,
-        ],
-        cwd=TARGET,
+    process = subprocess.Popen(
+        [*command, "--python", version, *arguments],
+        cwd=target,
         env=environment,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
+    assert process.stdout is not None
+    tests = 0
+    for line in process.stdout:
+        sys.stdout.write(line)
+        tests += line.startswith("Running sanity test")
+    status = process.wait()
+    if status == 0 and tests == 0:
+        print("sanity: ansible-test ran no test at all; does it see the files?")
+        return 1
+    return status
+
+
+def main(arguments: list[str]) -> int:
+    """Copy and check; further arguments go to ansible-test."""
+    with tempfile.TemporaryDirectory(prefix="slim-sanity-") as place:
+        target = Path(place) / "ansible_collections" / "slim" / "overlay"
+        copy(target)
+        return check(target, arguments)
 
 
 if __name__ == "__main__":
