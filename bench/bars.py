@@ -23,6 +23,7 @@ class Bar:
     against: str
     comparison: str  # ">=" or "<="
     limit: float
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Verdict:
     against: str
     comparison: str
     limit: float
+    unit: str
     value: float | None
     low: float | None
     high: float | None
@@ -59,10 +61,15 @@ BARS = (
         99.0,
     ),
     Bar(
-        "cold polled connects on the host path", "cold-poll.host_share/across/free", "", ">=", 99.0
+        "cold polled connects on the host path",
+        "cold-poll.host_share/across/free",
+        "",
+        ">=",
+        99.0,
+        "%",
     ),
-    Bar("idle worker, private memory", "memory.worker_mb/across/free", "", "<=", 4.0),
-    Bar("shim, private memory per process", "memory.shim_mb/across/free", "", "<=", 1.0),
+    Bar("idle worker, private memory", "memory.worker_mb/across/free", "", "<=", 4.0, "MB"),
+    Bar("shim, private memory per process", "memory.shim_mb/across/free", "", "<=", 1.0, "MB"),
 )
 
 
@@ -85,6 +92,7 @@ def judge(report: Report) -> list[Verdict]:
                 bar.against,
                 bar.comparison,
                 bar.limit,
+                bar.unit,
                 spread.median if spread else None,
                 spread.low if spread else None,
                 spread.high if spread else None,

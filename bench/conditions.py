@@ -60,7 +60,7 @@ def brief(found: dict[str, Any]) -> str:
     """The settings that decide a figure, in one line, to stand beside each."""
     lab = found.get("lab", {})
     parts = []
-    network = next(iter(found.get("nodes", {}).values()), {})
+    network: dict[str, Any] = next(iter(found.get("nodes", {}).values()), {})
     controls = network.get("route_congestion") or [lab.get("congestion_control")]
     parts.append("TCP " + "/".join(str(one or "?") for one in controls))
     virtual = ("bridge", "vxlan")

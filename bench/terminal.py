@@ -61,7 +61,7 @@ def verdict_text(verdict: Verdict) -> str:
 
 def verdict_row(verdict: Verdict) -> list[str]:
     """Cells of one bar."""
-    against = f" of {verdict.against}" if verdict.against else ""
+    against = f" of {verdict.against}" if verdict.against else f" {verdict.unit}".rstrip()
     value = "-" if verdict.value is None else f"{verdict.value:.2f}"
     if verdict.low is not None and verdict.high is not None and verdict.low != verdict.high:
         value += f" ({verdict.low:.2f}-{verdict.high:.2f})"
