@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.slim.overlay.plugins.module_utils import _bundle
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -74,27 +69,7 @@ def test_a_bundle_that_leaves_its_directory_is_refused(tmp_path: Path, path: str
         _bundle.unpack(str(tmp_path / "b.tar.gz"), str(tmp_path / "out"))
 
 
-def run_module(arguments: dict[str, Any]) -> dict[str, Any]:
-    """slim_release as Ansible runs it, but in this checkout."""
-    pytest.importorskip("ansible", reason="modules stand on ansible-core")
-    code = (
-        "import runpy, sys; sys.path[:0] = sys.argv[1:2]; import conftest; "
-        "sys.argv = ['module']; runpy.run_path(conftest.ROOT / 'plugins/modules/slim_release.py', "
-        "run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
-
-
-def test_install_again_and_change(source: Path, tmp_path: Path) -> None:
+def test_install_again_and_change(source: Path, tmp_path: Path, run_module: Any) -> None:
     arguments = {
         "name": "part",
         "root": str(tmp_path / "root"),
@@ -104,16 +79,16 @@ def test_install_again_and_change(source: Path, tmp_path: Path) -> None:
         "exclude": EXCLUDE,
     }
     current = tmp_path / "root" / "part" / "current"
-    checked = run_module({**arguments, "_ansible_check_mode": True})
+    checked = run_module("slim_release", {**arguments, "_ansible_check_mode": True})
     assert checked["changed"] is True
     assert not (tmp_path / "root").exists(), "check mode has changed something"
-    first = run_module(arguments)
+    first = run_module("slim_release", arguments)
     assert first["changed"] is True
     assert (current / "pkg" / "main.py").read_text() == "print(1)\n"
-    assert run_module(arguments)["changed"] is False
+    assert run_module("slim_release", arguments)["changed"] is False
     held = (current / "pkg" / "main.py").open()
     (source / "pkg" / "main.py").write_text("print(2)\n")
-    second = run_module(arguments)
+    second = run_module("slim_release", arguments)
     assert (second["changed"], second["previous"]) == (True, first["release"])
     assert (current / "pkg" / "main.py").read_text() == "print(2)\n"
     # Who has the first release open or mapped keeps it as it was.
@@ -123,15 +98,16 @@ def test_install_again_and_change(source: Path, tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "root" / "part").iterdir() if path.name[0] == "."]
 
 
-def test_what_was_not_built_is_named(tmp_path: Path) -> None:
+def test_what_was_not_built_is_named(tmp_path: Path, run_module: Any) -> None:
     answer = run_module(
+        "slim_release",
         {
             "name": "shim",
             "root": str(tmp_path),
             "version": "1",
             "src": str(tmp_path / "nowhere"),
             "remote_src": True,
-        }
+        },
     )
     assert answer["failed"] is True
     assert "build it first" in answer["msg"]
