@@ -59,6 +59,7 @@ BARS = (
         "",
         ">=",
         99.0,
+        "%",
     ),
     Bar(
         "cold polled connects on the host path",

@@ -28,11 +28,8 @@ Transfer/sec:     40.05MB
 
 def test_wrk_without_errors():
     result = parse_wrk(WRK.format(extra=""))
-    assert (result.rate, result.p50_ms, result.p99_ms) == (
-        52105.33,
-        pytest.approx(0.236),
-        1.42,
-    )
+    assert (result.rate, result.p99_ms) == (52105.33, 1.42)
+    assert result.p50_ms == pytest.approx(0.236)
     assert result.problems() == []
 
 

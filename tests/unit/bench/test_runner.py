@@ -59,6 +59,7 @@ class Made(Case):
     def measure(self, mode):
         self.log.append(mode.name)
         if mode.name == "overlay":
+            assert isinstance(self.lab, FakeLab)
             self.lab.device += 1000
         return Sample({"rate": 5.0})
 
@@ -123,7 +124,7 @@ def test_an_endpoint_that_the_lab_lacks_is_a_note(made, tmp_path):
 
 
 def test_rows_of_other_ports_do_not_count():
-    seen = {}
+    seen: dict[object, dict[str, object]] = {}
     take_rows([{"dport": 1}, {"dport": 7100, "path": "slim"}, {"sport": 7100}], {7100}, seen)
     assert len(seen) == 2
 
@@ -148,12 +149,12 @@ def test_growth_of_the_counters_of_connects():
     assert proof.reasons == {"limit": 1}
 
 
-def test_choice_by_name_prefix_and_kind(made):
-    class Other(made):
+def test_choice_by_name_prefix_and_kind():
+    class Other(Made):
         name = "other"
         kind = "micro"
 
-    cases = [made, Other]
+    cases = [Made, Other]
     assert choose("oth", cases) == [Other]
     assert choose("program,other", cases) == cases
     with pytest.raises(BenchError, match="made, other"):
@@ -170,11 +171,11 @@ def test_process_that_ends_early_tells_its_last_words():
         process.stop()
 
 
-def test_process_that_ignores_sigterm_is_killed():
+def test_process_that_ignores_sigterm_is_killed(monkeypatch):
     code = "import signal, time; signal.signal(15, 1); print('up', flush=True); time.sleep(60)"
     process = Process([sys.executable, "-c", code], "server")
     assert process.read_line(10) == "up"
-    process._popen.wait = bounded(process._popen.wait)
+    monkeypatch.setattr(process._popen, "wait", bounded(process._popen.wait))
     process.stop()
     assert process._popen.returncode == -9
 
