@@ -224,7 +224,7 @@ class Worker:
             else:
                 self.inbound.on_answer(number, bool(message["probe"]))
         elif op == "dump":
-            self.dump(message["id"])
+            self.dump(message["id"], bool(message.get("connections", True)))
         elif op == "stop":
             self.loop.running = False
 
@@ -241,8 +241,8 @@ class Worker:
             return
         self.tell(op="answer", id=message["id"], probe=bool(probing))
 
-    def dump(self, number: int) -> None:
-        rows = self.table.report(self.name)
+    def dump(self, number: int, connections: bool) -> None:
+        rows = self.table.report(self.name) if connections else []
         for start in range(0, max(1, len(rows)), DUMP_PIECE):
             last = start + DUMP_PIECE >= len(rows)
             self.tell(
