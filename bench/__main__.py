@@ -112,7 +112,9 @@ def parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="fewer bytes and connects: a first impression"
     )
     made.add_argument(
-        "--long", action="store_true", help="more of everything, 100,000 set-ups a round"
+        "--long",
+        action="store_true",
+        help="more of everything, 11 rounds, 220,000 set-ups a case and mode",
     )
     made.add_argument("--list", action="store_true", help="name the cases and end")
     return made
