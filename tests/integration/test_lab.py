@@ -19,6 +19,7 @@ import pytest
 
 from lab import builder, names
 from lab.client import SLIMLAB, Lab, wait_for
+from lab.process import members
 from lab.state import State
 
 
@@ -202,6 +203,23 @@ def test_up_after_a_killed_up(lab: Lab, other_lab: str) -> None:
     assert done.returncode == 0, done.stderr
     assert Lab(other_lab).plan.phase == "up"
     assert Lab().plan.run == lab.plan.run, "the other lab must not have been touched"
+
+
+def test_down_ends_the_playbook_of_a_killed_up(other_lab: str) -> None:
+    environment = {**os.environ, "SLIMLAB_NAME": other_lab}
+    process = subprocess.Popen([str(SLIMLAB), "up"], env=environment, stderr=subprocess.DEVNULL)
+    state = State(other_lab)
+    log = state.directory / "site.log"
+    wait_for(lambda: log.read_text().count("TASK"), 120, "the playbook is at work")
+    process.kill()
+    process.wait(10)
+    mark = state.load().run
+    assert members(set(), mark), "ansible-playbook outlives the command that started it"
+    done = slimlab("status", name=other_lab)
+    assert done.returncode == 1
+    assert "not complete" in done.stderr
+    assert slimlab("down", name=other_lab).returncode == 0
+    assert members(set(), mark) == []
 
 
 def test_down_ends_every_process_and_is_idempotent(other_lab: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 
 from lab import builder, push, status
@@ -77,12 +78,19 @@ def run(arguments: list[str]) -> None:
             push.check(path)
         push.push(state, state.load(), options.paths)
     else:
-        facts = status.collect(state, state.load())
+        plan = state.load()
+        if plan.phase != "up":
+            raise LabError(
+                "the lab is not complete: an `up` is at work, failed or was killed; "
+                "tools/slimlab up builds it anew"
+            )
+        facts = status.collect(state, plan)
         print(json.dumps(facts) if options.json else status.render(facts))
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(sys.argv[1:])
     except LabError as error:

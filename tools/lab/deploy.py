@@ -39,10 +39,16 @@ def playbook(state: State, plan: Plan, name: str, *arguments: str) -> None:
             text=True,
         )
         assert done.stdout is not None
-        for line in done.stdout:
-            out.write(line)
-            sys.stderr.write(line)
-        status = done.wait()
+        try:
+            for line in done.stdout:
+                out.write(line)
+                sys.stderr.write(line)
+            status = done.wait()
+        except BaseException:
+            # What it has running inside the nodes ends with the lab.
+            done.terminate()
+            done.wait()
+            raise
     if status != 0:
         raise LabError(
             f"playbooks/{name}.yml failed with status {status}; its output is above and in {log}"
