@@ -14,8 +14,8 @@ author:
 version_added: 0.1.0
 short_description: Routes that lead into given networks
 description:
-  - Picks those routes of a host's facts that overlap one of the networks. The
-    default route overlaps every one.
+  - Picks those routes of a host and of its endpoints' namespaces that overlap one
+    of the networks. The default route overlaps every one.
 options:
   _input:
     description: The facts, C(ansible_facts.slim_host).

@@ -24,11 +24,14 @@ def _version(text):
 
 
 def routes_into(facts, networks):
-    """The routes that overlap one of the networks; the default route overlaps every one."""
+    """The routes that overlap one of the networks, of the host and inside its endpoints.
+
+    The default route overlaps every one.
+    """
     wanted = [ipaddress.IPv4Network(str(value)) for value in networks]
     return [
         route
-        for route in facts["routes"]
+        for route in facts["routes"] + facts["routes_inside"]
         if any(ipaddress.IPv4Network(route["network"]).overlaps(mine) for mine in wanted)
     ]
 
@@ -139,7 +142,8 @@ def _network(thing, facts, settings):
             if not reach:
                 yield problem(
                     thing,
-                    f"slim_fallback_provider is existing and it has no route into {mine}",
+                    f"slim_fallback_provider is existing and neither it nor an endpoint of it "
+                    f"has a route into {mine}",
                     "bring the overlay up first, correct slim_overlay_networks, or let "
                     "slim_fallback_provider: vxlan build one",
                 )

@@ -25,6 +25,11 @@ options:
     type: list
     elements: str
     default: []
+  namespaces:
+    description: Paths of network namespaces whose routes are of interest.
+    type: list
+    elements: path
+    default: []
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - ansible.builtin.action_common_attributes.facts
@@ -120,15 +125,22 @@ def default_address():
         return str(probe.getsockname()[0])
 
 
-def routes():
+def routes(text):
     """The main table: proc(5), /proc/net/route, addresses in host byte order."""
     found = []
-    for line in read("/proc/net/route").splitlines()[1:]:
+    for line in text.splitlines()[1:]:
         fields = line.split()
         network = socket.inet_ntoa(struct.pack("=I", int(fields[1], 16)))
         length = bin(int(fields[7], 16)).count("1")
         found.append({"network": f"{network}/{length}", "device": fields[0]})
     return found
+
+
+def routes_inside(module, path):
+    """The same of another network namespace; empty where it is not there."""
+    command = ["nsenter", f"--net={path}", "cat", "/proc/net/route"]
+    code, out = module.run_command(command)[:2]
+    return routes(out) if code == 0 else []
 
 
 def listeners():
@@ -202,6 +214,7 @@ def main():
         argument_spec={
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "modules": {"type": "list", "elements": "str", "default": []},
+            "namespaces": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
@@ -220,7 +233,10 @@ def main():
         "python": interpreter(module, module.params["python"], module.params["modules"]),
         "addresses": addresses(),
         "default_address": default_address(),
-        "routes": routes(),
+        "routes": routes(read("/proc/net/route")),
+        "routes_inside": [
+            route for path in module.params["namespaces"] for route in routes_inside(module, path)
+        ],
         "listeners": listeners(),
         "local_ports": [int(port) for port in local_ports],
         "ipv6_disabled": (

@@ -25,6 +25,7 @@ FACTS: dict[str, Any] = {
         {"network": "0.0.0.0/0", "device": "eth0"},
         {"network": "192.0.2.0/24", "device": "eth0"},
     ],
+    "routes_inside": [],
     "listeners": [{"port": 22}],
     "local_ports": [32768, 60999],
     "ipv6_disabled": False,
@@ -84,7 +85,7 @@ PYTHON = FACTS["python"]
         (
             {"routes": [{"network": "192.0.2.0/24", "device": "eth0"}]},
             {"fallback_provider": "existing"},
-            "no route into 10.44.0.0/16",
+            "has a route into 10.44.0.0/16",
         ),
         (
             {"routes": [{"network": "10.44.0.0/16", "device": "wg0"}], "wireguard": ["wg0"]},
@@ -109,6 +110,10 @@ def test_what_is_refused(facts: dict[str, Any], settings: dict[str, Any], words:
         ({"kernel": "10.2"}, {}),
         ({}, {"manage_packages": False, "fallback_provider": "existing"}),
         ({"routes": [{"network": "10.44.0.0/16", "device": "br-slim"}]}, {}),
+        (
+            {"routes": [], "routes_inside": [{"network": "10.44.0.0/16", "device": "eth0"}]},
+            {"fallback_provider": "existing"},
+        ),
         ({"listeners": [{"port": 6790}]}, {"router_installed": True}),
         ({"machine": "aarch64", "tools": {"cc": "cc", "make": "make"}}, {"shim_build": "host"}),
         (
