@@ -591,6 +591,18 @@ void conf_all_ok(unsigned id, int n)
 	CHECK(r.ok == n && r.fail == 0, "peer: %d of %d ok, %d failed: %s", r.ok, n, r.fail, r.text);
 }
 
+void conf_refused_soon(uint16_t port)
+{
+	double end = conf_now() + 2;
+	struct conf_result r;
+
+	do {
+		r = conf_result(conf_dial_me(1, "id", port, 0), 10);
+		CHECK(r.ok == 0, "somebody still answers on port %u", port);
+	} while (!r.refused && conf_now() < end);
+	CHECK(r.refused == 1, "port %u: fail=%d reset=%d %s", port, r.fail, r.reset, r.text);
+}
+
 pid_t conf_fork(void)
 {
 	pid_t pid = fork();

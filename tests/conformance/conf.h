@@ -166,6 +166,13 @@ struct conf_result conf_result(unsigned id, double seconds);
 /* Order + result where all `n` must be ok. */
 void conf_all_ok(unsigned id, int n);
 
+/*
+ * Nobody listens on our port any more: dials are refused. A process that ended took
+ * its listener along; that may be seen a moment later, and a dial in between may be
+ * reset, as one that is queued when a server dies.
+ */
+void conf_refused_soon(uint16_t port);
+
 /* Children: conf_child() returns true in the child, which ends by conf_leave(). */
 pid_t conf_fork(void);
 void conf_leave(void) __attribute__((noreturn));
