@@ -33,6 +33,8 @@ struct control {
 
 static struct control controls[CONTROLS] = { [0 ... CONTROLS - 1] = { .fd = -1 } };
 static _Atomic uint32_t next_seq;
+static int door = -1; /* a copy of a connection, inherited by forked children */
+static uint64_t door_cookie;
 static _Atomic int64_t not_before_us;
 static _Atomic uint32_t released; /* counts releases while somebody waits */
 static _Atomic int waiting;
@@ -43,7 +45,7 @@ static struct slim_prefix prefixes[SLIM_MAX_PREFIXES];
 static unsigned int nprefixes;
 static uint8_t vip[16];
 static uint64_t own_netns;
-static uint32_t swap_us = 2000, blocking_swap_us = 10000, reply_us = 10000;
+static uint32_t swap_us = 5000, blocking_swap_us = 10000, reply_us = 10000;
 
 void slim_message(struct slim_msg *msg, uint8_t type)
 {
@@ -145,12 +147,42 @@ static bool greet(int fd)
 	return true;
 }
 
-static int dial(void)
+/*
+ * A new connection through one that we have, our own or our parent's: the only
+ * way for a process in a chroot, and the short one for every forked child. JOIN
+ * has no answer, so that it may be sent on a connection that others use.
+ */
+static int join(void)
+{
+	struct slim_msg msg;
+	int pair[2], sent;
+
+	if (door < 0 || slim_cookie(door) != door_cookie ||
+	    syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -1;
+	slim_message(&msg, SLIM_JOIN);
+	sent = send_message(door, &msg, &pair[1], 1);
+	sys_close(pair[1]);
+	if (sent == 0 && greet(pair[0]))
+		return pair[0];
+	sys_close(pair[0]);
+	return -1;
+}
+
+static void keep_door(int fd)
+{
+	if (door >= 0 && slim_cookie(door) == door_cookie)
+		slim_unhide(door);
+	door_cookie = slim_cookie(fd);
+	door = slim_hide(fd);
+}
+
+static int dial_path(void)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	const char *path = getenv("SLIM_SOCKET");
 	struct timeval limit = { 0, 200000 };
-	int fd, hidden;
+	int fd;
 
 	if (!path)
 		path = DEFAULT_PATH;
@@ -164,6 +196,19 @@ static int dial(void)
 	if (sys_connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || !greet(fd)) {
 		sys_close(fd);
 		return -1;
+	}
+	return fd;
+}
+
+static int dial(void)
+{
+	int fd = join(), hidden;
+
+	if (fd < 0) {
+		fd = dial_path();
+		if (fd < 0)
+			return -1;
+		keep_door(fd);
 	}
 	hidden = slim_hide(fd);
 	sys_close(fd);
@@ -242,7 +287,7 @@ bool slim_control_fd(int fd)
 	for (int i = 0; i < CONTROLS; i++)
 		if (controls[i].fd == fd)
 			return true;
-	return false;
+	return fd == door;
 }
 
 bool slim_ready(void)

@@ -36,6 +36,7 @@ enum slim_type {
 	SLIM_ACCEPTED,
 	SLIM_ERROR,
 	SLIM_COMMITTED,
+	SLIM_JOIN,
 };
 
 enum slim_flag {

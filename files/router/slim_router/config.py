@@ -40,7 +40,7 @@ class ConfigError(ValueError):
 class Bounds:
     """Time limits. The first five are the worker's, the others the trunk's."""
 
-    swap_us: int = 2000  # how long a non-blocking connect may wait for its swap
+    swap_us: int = 5000  # how long a non-blocking connect may wait for its swap
     blocking_swap_us: int = 10000  # the same for a blocking connect
     reply_us: int = 10000  # how long a shim waits for any reply
     lease_s: float = 30  # how long a lease holds

@@ -113,6 +113,8 @@ class Shim:
             self.who(seq, cookie)
         elif kind == wire.SYNC and self.greeted:
             self.sync(seq)
+        elif kind == wire.JOIN and self.greeted:
+            self.join(fds)
         elif kind == wire.HELLO and not self.greeted:
             self.greet(seq, version, value)
         else:
@@ -130,6 +132,16 @@ class Shim:
             value=bounds["swap_us"] | bounds["blocking_swap_us"] << 32,
         )  # fmt: skip
         self.reply(head + b"".join(wire.PREFIX.pack(addr, bits) for addr, bits in worker.prefixes))
+
+    def join(self, fds: list[int]) -> None:
+        """JOIN: serve the other end of a pair that the shim made."""
+        if len(fds) != 1:
+            raise Hostile("join without its descriptor")
+        sock = socket.socket(fileno=os.dup(fds[0]))
+        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
+            sock.close()
+            raise Hostile("a connection that is none")
+        self.worker.add_shim(sock)
 
     def sync(self, seq: int) -> None:
         """SYNC: answer when every end of a listener has been seen, and its peers know."""

@@ -183,17 +183,21 @@ class Worker:
                 return
             self.handle(json.loads(data), _descriptors(ancillary))
 
+    def add_shim(self, sock: socket.socket) -> None:
+        """Serve one more shim connection, if there is room."""
+        if len(self.shims) >= SHIMS:
+            self.count("shim_crowded")
+            sock.close()
+        else:
+            self.shims.add(Shim(self, sock))
+
     def handle(self, message: dict[str, Any], fds: list[int]) -> None:
         """One message from the supervisor, which we trust."""
         op = message["op"]
         if op == "shim":
             for fd in fds:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
-                if len(self.shims) >= SHIMS:
-                    self.count("shim_crowded")
-                    sock.close()
-                else:
-                    self.shims.add(Shim(self, sock))
+                self.add_shim(sock)
         elif op == "located":
             found = bool(message["found"])
             location = Location(wire.pack_addr(message["vip"]), found, int(message.get("reason") or 0))
