@@ -7,6 +7,7 @@ import ipaddress
 import json
 
 import pytest
+
 from slim_fallback.config import ConfigError, parse
 
 GOOD = {
