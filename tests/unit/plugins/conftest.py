@@ -35,11 +35,9 @@ def _reachable() -> bool:
 
 
 if not _reachable():
-    if "ansible_collections" not in sys.modules:
-        try:
-            import ansible_collections  # noqa: F401 - what the wheel has stays reachable
-        except ModuleNotFoundError:
-            _package("ansible_collections", [])
+    # What the wheel `ansible` has under this name stays reachable.
+    if importlib.util.find_spec("ansible_collections") is None:
+        _package("ansible_collections", [])
     _package("ansible_collections.slim", [])
     _package("ansible_collections.slim.overlay", [str(ROOT)])
     _package("ansible_collections.slim.overlay.plugins", [str(ROOT / "plugins")])
