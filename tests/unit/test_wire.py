@@ -313,13 +313,14 @@ ITEMS = {
     "key_id": 0x71727374, "key": KEY, "the host's name": b"node1", "tenant": b"blue",
     "tenant length": 4, "vip": bytes(range(16)), "source vip": bytes(range(16)),
     "destination vip": bytes(range(16, 32)), "data port": 0x8182, "up": 1, "port": 0x8384,
+    "generation": 0x9192,
     "id": NONCE, "sport": 0x8586, "dport": 0x8788, "probe": 1, "opaque": b"12345678",
     "reason": b"because",
 }  # fmt: skip
 VIP, OTHER = bytes(range(16)), bytes(range(16, 32))
 SAMPLES: dict[str, frames.Frame] = {
     "OPEN": frames.Open(0x71727374, KEY, "node1"),
-    "ANNOUNCE": frames.Announce("blue", VIP, 0x8182, True),
+    "ANNOUNCE": frames.Announce("blue", VIP, 0x8182, True, 0x9192),
     "WITHDRAW": frames.Withdraw("blue", VIP, OTHER, 0x8384),
     "QUERY": frames.Query(NONCE, "blue", VIP, 0x8586, OTHER, 0x8788),
     "ANSWER": frames.Answer(NONCE, True),
@@ -332,7 +333,7 @@ SAMPLES: dict[str, frames.Frame] = {
 def _stated_body(cell: str) -> bytes:
     """The bytes that the page's list of items gives for the values in ITEMS."""
     made = b""
-    listed = cell.partition(":")[0]
+    listed = re.split("[:;]", cell)[0]
     for item in listed.split(","):
         stated = re.fullmatch(r"\s*(?:then )?([^()]+?)(?: \(([^)]+)\))?", item)
         assert stated is not None, item
@@ -383,7 +384,8 @@ def test_pair_key_is_what_the_architecture_page_says():
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     stated = re.search(r"`BLAKE2s\(key=trunk key, data=([^`]*), 32 bytes\)`", page)
     assert stated is not None
-    assert stated[1] == "tenant NUL source-vip(16) destination-vip(16)"
-    data = b"blue\0" + VIP + OTHER
+    assert stated[1] == "tenant NUL source-vip(16) destination-vip(16) generation(4)"
+    assert "generation in network byte order" in page
+    data = b"blue\0" + VIP + OTHER + bytes((0, 0, 3, 4))
     wanted = hashlib.blake2s(data, key=KEY, digest_size=32).digest()
-    assert wire.pair_key(KEY, "blue", VIP, OTHER) == wanted
+    assert wire.pair_key(KEY, "blue", VIP, OTHER, 0x304) == wanted

@@ -154,19 +154,20 @@ class Directory:
             peer = self.registry.endpoints.get(key)
             if peer is None or not peer.up:
                 return _nowhere(R_NO_ROUTER)
-            port, address = peer.port, self.config.address
+            port, generation, address = peer.port, peer.generation, self.config.address
             key_id, secret = self.trunks.self_key_id, self.trunks.self_key
         else:
             trunk = self.trunks.get(host)
             if trunk is None:
                 return _nowhere(R_NO_TRUNK)
-            announced = trunk.claims.get(key)
-            if announced is None:
+            claim = trunk.claims.get(key)
+            if claim is None:
                 return _nowhere(R_NO_ROUTER)
-            port, address = announced, self.fleet.hosts[host].address
+            (port, generation), address = claim, self.fleet.hosts[host].address
             # Hellos to the peer are made under the key that the peer gave us.
             key_id, secret = trunk.peer_key_id, trunk.peer_key
-        made = pair_key(secret, ep.spec.tenant, pack_addr(ep.spec.vip), pack_addr(vip))
+        src, dst = pack_addr(ep.spec.vip), pack_addr(vip)
+        made = pair_key(secret, ep.spec.tenant, src, dst, generation)
         return {
             "found": True, "reason": R_NONE, "address": address, "port": port,
             "key_id": key_id, "key": made.hex(),
@@ -192,7 +193,9 @@ class Directory:
             )  # fmt: skip
             ep.tell({**reply, "ok": False, "key": None, "reason": R_REFUSED})
             return
-        made = pair_key(secret, ep.spec.tenant, pack_addr(vip), pack_addr(ep.spec.vip))
+        # Of our own generation: what was said to a worker before this one is void.
+        src, dst = pack_addr(vip), pack_addr(ep.spec.vip)
+        made = pair_key(secret, ep.spec.tenant, src, dst, ep.generation)
         ep.tell({**reply, "ok": True, "key": made.hex(), "reason": R_NONE})
 
     def _withdraw_of_worker(self, ep: Endpoint, message: Message) -> None:
@@ -356,7 +359,7 @@ class Directory:
     def on_frame(self, trunk: Trunk, frame: Announce | Withdraw | Query | Answer) -> None:
         """One frame of a peer."""
         match frame:
-            case Announce(tenant, vip, _, up):
+            case Announce(tenant, vip, _, up, _):
                 key = (tenant, unpack_addr(vip))
                 if self.host_of(key) != trunk.host:
                     # Kept, but of no effect until a map of ours says so: on a map
@@ -393,7 +396,7 @@ class Directory:
 
 
 def _announcement(ep: Endpoint) -> Announce:
-    return Announce(ep.spec.tenant, pack_addr(ep.spec.vip), ep.port, ep.up)
+    return Announce(ep.spec.tenant, pack_addr(ep.spec.vip), ep.port, ep.up, ep.generation)
 
 
 def _nowhere(reason: int) -> Message:

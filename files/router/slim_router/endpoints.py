@@ -19,6 +19,7 @@ import contextlib
 import errno
 import os
 import random
+import secrets
 import socket
 import time
 from collections import Counter
@@ -65,6 +66,7 @@ class Endpoint:
         self.detail = ""
         self.since = time.time()
         self.restarts = 0
+        self.generation = 0  # random for each worker; part of the keys of hellos to it
         self.cookie = 0
         self.identity: netns.Identity | None = None
         self.link: WorkerLink | None = None
@@ -371,6 +373,7 @@ class Registry:
                 except (KeyError, TypeError, ValueError) as error:
                     link.close(f"sent a malformed {what.get('op')!r}: {error!r}")
 
+        ep.generation = secrets.randbits(32)
         ep.child = child = await self.nursery.spawn(ep.spec.name)
         link = WorkerLink(child.link, message, closed)
         try:

@@ -26,7 +26,7 @@ NAME_MAX = 253
 REASON_MAX = 1024
 
 _OPEN = struct.Struct("!I32s")
-_ANNOUNCE = struct.Struct("!16sHB")
+_ANNOUNCE = struct.Struct("!16sHBI")
 _WITHDRAW = struct.Struct("!16s16sH")
 _QUERY = struct.Struct("!16sH16sH")
 _ANSWER = struct.Struct("!QB")
@@ -51,12 +51,16 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """An endpoint of the sender: *vip* is 16 bytes, *port* its data port."""
+    """An endpoint of the sender: *vip* is 16 bytes, *port* its data port.
+
+    *generation* tells its worker from the worker's predecessors.
+    """
 
     tenant: str
     vip: bytes
     port: int
     up: bool
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +161,9 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
             if len(key) != KEY_SIZE or not 1 <= len(name.encode()) <= NAME_MAX:
                 raise FrameError("OPEN with a key or a name of a wrong length")
             return OPEN, _OPEN.pack(key_id, key) + name.encode()
-        case Announce(tenant, vip, port, up):
+        case Announce(tenant, vip, port, up, generation):
             _sixteen(vip)
-            return ANNOUNCE, _tenant_out(tenant) + _ANNOUNCE.pack(vip, port, up)
+            return ANNOUNCE, _tenant_out(tenant) + _ANNOUNCE.pack(vip, port, up, generation)
         case Withdraw(tenant, src, dst, port):
             _sixteen(src, dst)
             return WITHDRAW, _tenant_out(tenant) + _WITHDRAW.pack(src, dst, port)
@@ -210,10 +214,10 @@ def decode_body(kind: int, raw: bytes) -> Frame:
         return Open(key_id, key, _text(raw[_OPEN.size :], NAME_MAX, "host name"))
     if kind == ANNOUNCE:
         tenant, rest = _tenant_in(raw, _ANNOUNCE.size)
-        vip, port, up = _ANNOUNCE.unpack(rest)
+        vip, port, up, generation = _ANNOUNCE.unpack(rest)
         if not port:
             raise FrameError("ANNOUNCE without a port")
-        return Announce(tenant, vip, port, _flag(up))
+        return Announce(tenant, vip, port, _flag(up), generation)
     if kind == WITHDRAW:
         tenant, rest = _tenant_in(raw, _WITHDRAW.size)
         return Withdraw(tenant, *_WITHDRAW.unpack(rest))

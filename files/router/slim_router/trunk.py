@@ -22,7 +22,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from . import frames, log
 from .bucket import Bucket
@@ -49,6 +49,13 @@ BUFFER_MAX = 8 << 20  # bytes: above this the peer is given up
 
 class TlsError(ValueError):
     """Certificates that cannot be used; the text is for the operator."""
+
+
+class Claim(NamedTuple):
+    """What a peer announced of an endpoint that is up."""
+
+    port: int
+    generation: int
 
 
 class TrunkEvents(Protocol):
@@ -128,7 +135,7 @@ class Trunk(asyncio.Protocol):
         self.key_id, self.key = trunks.new_key()
         self.peer_key_id = 0
         self.peer_key = b""
-        self.claims: dict[Key, int] = {}  # what the peer announced as up: data ports
+        self.claims: dict[Key, Claim] = {}  # what the peer announced as up
         self.adopted = False  # the peer is who it says, and we chose this connection
         self.live = False  # and so did the peer: it may be used
         self.closed = False
@@ -242,12 +249,12 @@ class Trunk(asyncio.Protocol):
                 raise FrameError("a second OPEN")
             case Bye(reason):
                 self.close(f"the peer said goodbye: {reason!r}")
-            case Announce(tenant, vip, port, up):
+            case Announce(tenant, vip, port, up, generation):
                 key = (tenant, unpack_addr(vip))
                 if not up:
                     self.claims.pop(key, None)
                 elif key in self.claims or len(self.claims) < CLAIMS_MAX:
-                    self.claims[key] = port
+                    self.claims[key] = Claim(port, generation)
                 else:
                     self.trunks.counters["trunk_claims_full"] += 1
                     return

@@ -116,9 +116,13 @@ def message(
     )  # fmt: skip
 
 
-def pair_key(trunk_key: bytes, tenant: str, src: bytes, dst: bytes) -> bytes:
-    """The key of one (source, destination) pair under a trunk's key."""
-    return blake2s(tenant.encode() + b"\0" + src + dst, key=trunk_key, digest_size=32).digest()
+def pair_key(trunk_key: bytes, tenant: str, src: bytes, dst: bytes, generation: int) -> bytes:
+    """The key of one (source, destination) pair under a trunk's key.
+
+    *generation* is that of the accepting worker: hellos to its predecessor mean nothing to it.
+    """
+    data = tenant.encode() + b"\0" + src + dst + generation.to_bytes(4, "big")
+    return blake2s(data, key=trunk_key, digest_size=32).digest()
 
 
 def hello(

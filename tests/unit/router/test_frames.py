@@ -35,7 +35,9 @@ EIGHT = st.binary(min_size=8, max_size=8)
 TENANT = _text(255)
 FRAMES = st.one_of(
     st.builds(Open, st.integers(0, 2**32 - 1), st.binary(min_size=32, max_size=32), _text(253)),
-    st.builds(Announce, TENANT, ADDRESS, st.integers(1, 65535), st.booleans()),
+    st.builds(
+        Announce, TENANT, ADDRESS, st.integers(1, 65535), st.booleans(), st.integers(0, 2**32 - 1)
+    ),
     st.builds(Withdraw, TENANT, ADDRESS, ADDRESS, U16),
     st.builds(Query, U64, TENANT, ADDRESS, U16, ADDRESS, U16),
     st.builds(Answer, U64, st.booleans()),
@@ -46,7 +48,7 @@ FRAMES = st.one_of(
 VIP = b"\0" * 10 + b"\xff\xff\x0a\x2c\x00\x01"
 SAMPLES: list[frames.Frame] = [
     Open(7, b"k" * 32, "node1"),
-    Announce("default", VIP, 20000, True),
+    Announce("default", VIP, 20000, True, 77),
     Withdraw("default", VIP, VIP, 80),
     Query(9, "default", VIP, 40000, VIP, 80),
     Answer(9, True),
@@ -128,9 +130,10 @@ def test_open_hides_its_key():
         Open(2**32, b"k" * 32, "n"),
         Open(1, b"short", "n"),
         Open(1, b"k" * 32, ""),
-        Announce("", VIP, 1, True),
-        Announce("t" * 256, VIP, 1, True),
-        Announce("t", b"four", 1, True),
+        Announce("", VIP, 1, True, 7),
+        Announce("t" * 256, VIP, 1, True, 7),
+        Announce("t", b"four", 1, True, 7),
+        Announce("t", VIP, 1, True, 2**32),
         Withdraw("t", VIP, VIP, 65536),
         Ping(b"short"),
     ],

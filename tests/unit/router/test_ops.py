@@ -53,8 +53,10 @@ async def scene(fleet, *hosts):
                 await router.stop()
 
 
-def mac(secret: bytes, src: str, dst: str, tenant: str = "default") -> str:
-    return pair_key(secret, tenant, pack_addr(src), pack_addr(dst)).hex()
+def mac(secret: bytes, src: str, dst: str, router, tenant: str = "default") -> str:
+    """The pair key, where *router* serves *dst*."""
+    generation = router.registry.endpoints[tenant, dst].generation
+    return pair_key(secret, tenant, pack_addr(src), pack_addr(dst), generation).hex()
 
 
 def test_config_carries_what_the_contract_says_and_two_descriptors(trio):
@@ -99,7 +101,7 @@ def test_located_gives_address_port_and_the_key_that_the_peer_will_accept(trio):
             assert (answer["ok"], answer["key_id"], answer["vip"]) == (True, got["key_id"], A1)
             assert answer["key"] == got["key"]
             trunk = two.trunks.get("node1")
-            assert got["key"] == mac(trunk.key, A1, B1)
+            assert got["key"] == mac(trunk.key, A1, B1, two)
             assert got["key_id"] == trunk.key_id
 
     run(body())
@@ -117,7 +119,7 @@ def test_endpoints_of_one_host_meet_without_a_trunk(trio):
             a2.send(op="pair", key_id=got["key_id"], vip=A1)
             answer = await a2.get("pair")
             assert (answer["ok"], answer["key"]) == (True, got["key"])
-            assert got["key"] == mac(one.trunks.self_key, A1, A2)
+            assert got["key"] == mac(one.trunks.self_key, A1, A2, one)
             # Under the host's own key nobody speaks for another host's endpoint.
             a2.send(op="pair", key_id=got["key_id"], vip=B1)
             assert (await a2.get("pair", vip=B1))["ok"] is False
@@ -405,9 +407,9 @@ def test_a_host_that_claims_anothers_vips_gets_nowhere(trio):
             await until(lambda: one.trunks.get("node3"), "node3's trunk")
             key_id = one.trunks.get("node3").key_id
             evil.send(
-                Announce("default", pack_addr(B1), 666, True),  # node2's
-                Announce("default", pack_addr(A2), 666, True),  # our own
-                Announce("default", pack_addr("10.44.9.9"), 666, True),  # nobody's
+                Announce("default", pack_addr(B1), 666, True, 7),  # node2's
+                Announce("default", pack_addr(A2), 666, True, 7),  # our own
+                Announce("default", pack_addr("10.44.9.9"), 666, True, 7),  # nobody's
                 Withdraw("default", pack_addr(A1), pack_addr(A2), 80),
                 Query(5, "default", pack_addr(A1), 40000, pack_addr(B1), 80),
                 Query(6, "default", pack_addr(B1), 40000, pack_addr(B1), 80),

@@ -342,7 +342,7 @@ def test_plain_tcp_old_tls_and_missing_certificates_are_refused(three):
 
 
 SAMPLES: list[frames.Frame] = [
-    Announce("default", VIP, 20000, True),
+    Announce("default", VIP, 20000, True, 77),
     Query(9, "default", VIP, 40000, VIP, 80),
     Answer(9, True),
     Ping(b"12345678"),
@@ -503,7 +503,7 @@ def test_a_peer_that_does_not_read_is_given_up(three, monkeypatch):
             await peer.open("node2")
             link = await one.up("node2")
             peer.writer.transport.pause_reading()
-            batch = [Announce("t" * 200, VIP, 1, True)] * 1000
+            batch = [Announce("t" * 200, VIP, 1, True, 7)] * 1000
             for _ in range(200):
                 if link.closed:
                     break
