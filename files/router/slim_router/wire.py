@@ -194,6 +194,7 @@ def parse_commit(mac: blake2s, raw: bytes, nonce: int) -> int:
     """The kind of a verified COMMIT for *nonce*."""
     if len(raw) != COMMIT_SIZE:
         raise WireError(f"commit of {len(raw)} bytes, not {COMMIT_SIZE}")
+    kind: int
     magic, kind, low = COMMIT_BODY.unpack_from(raw)
     if magic != COMMIT_MAGIC or kind not in (C_DELIVER, C_RENEW) or low != nonce & 0xFFFFFFFF:
         raise WireError("not a commit for this hello")
