@@ -37,7 +37,7 @@ static int again(int fd, const struct sockaddr *addr, socklen_t len)
 	struct slim_slot slot;
 
 	for (;;) {
-		enum slim_outcome outcome = slim_resolve(fd, slim_now_us() + slim_bound_us(blocking));
+		enum slim_outcome outcome = slim_resolve(fd, slim_now_us() + slim_bound_us(blocking), false);
 
 		if (outcome == SLIM_DONE && slim_get(fd, &slot) && slot.state == SLIM_CONNECTED)
 			return 0; /* connect(2): the call that finds it done succeeds */
@@ -54,7 +54,7 @@ static int again(int fd, const struct sockaddr *addr, socklen_t len)
 	/* Cold and not there yet: the overlay's own answer (EALREADY, or it waits). */
 	if (REAL(connect)(fd, addr, len) < 0)
 		return -1;
-	slim_resolve(fd, slim_now_us() + slim_bound_us(blocking));
+	slim_resolve(fd, slim_now_us() + slim_bound_us(blocking), false);
 	return 0;
 }
 
@@ -63,7 +63,14 @@ static bool wanted(int fd, const uint8_t peer[16], int family, const struct slim
 	int protocol = 0, domain = 0;
 	socklen_t len = sizeof(protocol);
 
-	if (slim_is_loopback(peer) || slim_is_any(peer) || !slim_ready() || !slim_on_overlay(peer))
+	if (slim_is_loopback(peer) || slim_is_any(peer))
+		return false;
+	if (!slim_ready()) {
+		if (slim_on_overlay(peer))
+			slim_uncounted();
+		return false;
+	}
+	if (!slim_on_overlay(peer))
 		return false;
 	if (slot->options & SLIM_OPTION_OVERLAY)
 		return false;
@@ -133,7 +140,7 @@ static int warm(int fd, int host, struct slim_slot *slot, const struct slim_msg 
 	slim_put(fd, slot);
 	if (!slim_pending_add(fd)) { /* looked at by SO_ERROR and its kin only */
 		sys_poll(fd, POLLOUT, slim_bound_us(false));
-		slim_resolve(fd, 0);
+		slim_resolve(fd, 0, false);
 	}
 	errno = EINPROGRESS;
 	return -1;
@@ -184,7 +191,7 @@ static int cold(int fd, struct slim_slot *slot, uint64_t attempt, int flags, con
 	}
 	if (nonblock) {
 		if (result == 0)
-			slim_resolve(fd, slim_now_us() + slim_bound_us(false));
+			slim_resolve(fd, slim_now_us() + slim_bound_us(false), false);
 		errno = error;
 		return result;
 	}
@@ -192,11 +199,11 @@ static int cold(int fd, struct slim_slot *slot, uint64_t attempt, int flags, con
 	if (result < 0 && REAL(connect)(fd, addr, len) < 0) {
 		error = errno;
 		if (error != EINTR && error != EINPROGRESS && error != EALREADY)
-			slim_resolve(fd, 0);
+			slim_resolve(fd, 0, false);
 		errno = error;
 		return -1;
 	}
-	slim_resolve(fd, slim_now_us() + slim_bound_us(true));
+	slim_resolve(fd, slim_now_us() + slim_bound_us(true), false);
 	return 0;
 }
 
@@ -238,8 +245,10 @@ int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 	ask.cookie = slim_cookie(fd);
 	ask.value = (uint64_t)(slim_now_us() + (nonblock ? slim_reply_us() : BLOCKING_REPLY_US));
 	if (slim_ask(&ask, NULL, 0, SLIM_WARM, SLIM_COLD, SLIM_PLAIN, &reply, &host,
-		     nonblock ? slim_reply_us() : BLOCKING_REPLY_US) < 0)
+		     nonblock ? slim_reply_us() : BLOCKING_REPLY_US) < 0) {
+		slim_uncounted();
 		return REAL(connect)(fd, addr, len);
+	}
 	slot.family = addr->sa_family;
 	memcpy(slot.peer, peer, 16);
 	slot.pport = port;

@@ -38,6 +38,7 @@ static uint64_t door_cookie;
 static _Atomic int64_t not_before_us;
 static _Atomic uint32_t released; /* counts releases while somebody waits */
 static _Atomic int waiting;
+static _Atomic uint32_t uncounted; /* connects on the overlay that the worker does not know of */
 
 /* What WELCOME said. Written whole before `welcomed` is set. */
 static _Atomic int welcomed;
@@ -237,6 +238,18 @@ static void unclaim(struct control *control)
 	}
 }
 
+static void report_uncounted(int fd)
+{
+	uint32_t count = atomic_exchange(&uncounted, 0);
+	struct slim_msg msg;
+
+	if (!count)
+		return;
+	slim_message(&msg, SLIM_CANCEL);
+	msg.count = count > 65535 ? 65535 : (uint16_t)count;
+	send_message(fd, &msg, NULL, 0);
+}
+
 /*
  * A connection to the worker for this caller alone, waiting up to wait_us where
  * all are in use. (A signal handler that interrupts a holder waits in vain, and
@@ -266,14 +279,17 @@ static struct control *claim(int wait_us)
 			atomic_fetch_sub(&waiting, 1);
 		}
 	}
-	if (kept(found))
+	if (kept(found)) {
+		report_uncounted(found->fd);
 		return found;
+	}
 	found->fd = -1;
 	if (slim_now_us() >= atomic_load(&not_before_us)) {
 		found->fd = dial();
 		if (found->fd >= 0) {
 			found->owner = sys_getpid();
 			found->cookie = slim_cookie(found->fd);
+			report_uncounted(found->fd);
 			return found;
 		}
 		atomic_store(&not_before_us, slim_now_us() + RETRY_US);
@@ -372,6 +388,12 @@ void slim_tell(struct slim_msg *msg)
 		unclaim(control);
 	}
 	errno = saved;
+}
+
+/* The worker counts for us, once there is one again. */
+void slim_uncounted(void)
+{
+	atomic_fetch_add(&uncounted, 1);
 }
 
 bool slim_sync(int timeout_us)

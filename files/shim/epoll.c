@@ -49,6 +49,26 @@ static bool speaks_of(const struct slim_slot *slot, int epfd, uint64_t data)
 	return false;
 }
 
+/* False: the event must not be seen; it comes again. */
+static bool settled(int epfd, int fd, const struct slim_slot *slot, int64_t deadline)
+{
+	switch (slim_resolve(fd, deadline, true)) {
+	case SLIM_FELL_BACK:
+		return false;
+	case SLIM_LATER:
+		/* An edge or a single shot would not come again by itself. */
+		for (int i = 0; i < slot->nregs; i++) {
+			struct epoll_event event = { .events = slot->regs[i].events, .data.u64 = slot->regs[i].data };
+
+			if (slot->regs[i].epfd == epfd && event.events & (EPOLLET | EPOLLONESHOT))
+				sys_epoll_ctl(epfd, EPOLL_CTL_MOD, fd, &event);
+		}
+		return false;
+	default:
+		return true;
+	}
+}
+
 /* Settle the pending connects among the events; how many events are left. */
 static int look(int epfd, struct epoll_event *events, int count)
 {
@@ -67,9 +87,8 @@ static int look(int epfd, struct epoll_event *events, int count)
 			if (fd < 0 || !slim_peek(fd, &slot))
 				continue;
 			/* A registration that we have not seen (nregs 0) may be any. */
-			if ((slot.nregs ? speaks_of(&slot, epfd, data) : (int)data == fd) &&
-			    slim_resolve(fd, deadline) == SLIM_FELL_BACK)
-				keep = false;
+			if (slot.nregs ? speaks_of(&slot, epfd, data) : (int)data == fd)
+				keep = settled(epfd, fd, &slot, deadline) && keep;
 		}
 		if (keep)
 			events[kept++] = events[i];

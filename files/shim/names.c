@@ -42,7 +42,7 @@ SLIM_EXPORT int getpeername(int fd, SLIM_ADDR addr, socklen_t *restrict len)
 
 	if (known(fd, &slot)) {
 		if (slot.state == SLIM_PENDING_COLD || slot.state == SLIM_PENDING_WARM) {
-			enum slim_outcome outcome = slim_resolve(fd, slim_now_us() + slim_bound_us(false));
+			enum slim_outcome outcome = slim_resolve(fd, slim_now_us() + slim_bound_us(false), false);
 
 			if (outcome != SLIM_DONE) {
 				errno = ENOTCONN;

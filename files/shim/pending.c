@@ -144,7 +144,7 @@ static void settle(int fd, struct slim_slot *slot)
 	slim_put(fd, slot);
 }
 
-static enum slim_outcome resolve_cold(int fd, struct slim_slot *slot, int64_t deadline_us)
+static enum slim_outcome resolve_cold(int fd, struct slim_slot *slot, int64_t deadline_us, bool spare)
 {
 	int ready = sys_poll(fd, POLLOUT, 0);
 	int64_t left;
@@ -153,13 +153,17 @@ static enum slim_outcome resolve_cold(int fd, struct slim_slot *slot, int64_t de
 		slim_claim(fd, SLIM_RESOLVING, SLIM_PENDING_COLD);
 		return SLIM_NOT_YET;
 	}
+	left = deadline_us - slim_now_us();
+	if (left <= 0 && !(ready & (POLLERR | POLLHUP)) && spare) {
+		slim_claim(fd, SLIM_RESOLVING, SLIM_PENDING_COLD);
+		return SLIM_LATER;
+	}
 	slim_pending_drop(fd);
 	if (ready & (POLLERR | POLLHUP)) {
 		cancel(slot->attempt, 0, 0);
 		settle(fd, slot);
 		return SLIM_DONE;
 	}
-	left = deadline_us - slim_now_us();
 	if (!slim_swap(fd, slot, left > 0 ? (int)left : 0)) {
 		cancel(slot->attempt, 0, 0);
 		settle(fd, slot);
@@ -201,7 +205,8 @@ static enum slim_outcome resolve_warm(int fd, struct slim_slot *slot)
 	return SLIM_FELL_BACK;
 }
 
-enum slim_outcome slim_resolve(int fd, int64_t deadline_us)
+/* `spare`: the caller can come back to it, so that many at once share one bound. */
+enum slim_outcome slim_resolve(int fd, int64_t deadline_us, bool spare)
 {
 	enum slim_outcome outcome = SLIM_NOT_YET;
 	struct slim_slot slot;
@@ -214,7 +219,7 @@ enum slim_outcome slim_resolve(int fd, int64_t deadline_us)
 			slim_release(fd, true);
 		slim_pending_drop(fd);
 	} else if (slot.state == SLIM_PENDING_COLD && slim_claim(fd, SLIM_PENDING_COLD, SLIM_RESOLVING)) {
-		outcome = resolve_cold(fd, &slot, deadline_us);
+		outcome = resolve_cold(fd, &slot, deadline_us, spare);
 	} else if (slot.state == SLIM_PENDING_WARM && slim_claim(fd, SLIM_PENDING_WARM, SLIM_RESOLVING)) {
 		outcome = resolve_warm(fd, &slot);
 	} else if (slot.state == SLIM_FREE || slot.state == SLIM_FRESH || slot.state == SLIM_CONNECTED) {

@@ -22,10 +22,13 @@ static int look(struct pollfd *fds, nfds_t count, int ready)
 
 		if (!fds[i].revents || fds[i].fd < 0 || !slim_peek(fds[i].fd, &slot))
 			continue;
-		if ((slot.state == SLIM_PENDING_COLD || slot.state == SLIM_PENDING_WARM) &&
-		    slim_resolve(fds[i].fd, deadline) == SLIM_FELL_BACK) {
-			fds[i].revents = 0;
-			ready--;
+		if (slot.state == SLIM_PENDING_COLD || slot.state == SLIM_PENDING_WARM) {
+			enum slim_outcome outcome = slim_resolve(fds[i].fd, deadline, true);
+
+			if (outcome == SLIM_FELL_BACK || outcome == SLIM_LATER) {
+				fds[i].revents = 0;
+				ready--;
+			}
 		}
 	}
 	return ready;

@@ -40,9 +40,12 @@ static int look(int nfds, fd_set *r, fd_set *w, fd_set *e, int ready)
 	int fd;
 
 	for (int p = 0; (fd = slim_pending_at(p)) != -2; p++)
-		if (fd >= 0 && fd < nfds && (has(r, fd) || has(w, fd) || has(e, fd)) &&
-		    slim_resolve(fd, deadline) == SLIM_FELL_BACK)
-			ready -= take_out(r, fd) + take_out(w, fd) + take_out(e, fd);
+		if (fd >= 0 && fd < nfds && (has(r, fd) || has(w, fd) || has(e, fd))) {
+			enum slim_outcome outcome = slim_resolve(fd, deadline, true);
+
+			if (outcome == SLIM_FELL_BACK || outcome == SLIM_LATER)
+				ready -= take_out(r, fd) + take_out(w, fd) + take_out(e, fd);
+		}
 	return ready;
 }
 

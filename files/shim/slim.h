@@ -142,6 +142,7 @@ int slim_reply_us(void);
 int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t b, uint8_t c, struct slim_msg *reply,
 	     int *rfd, int timeout_us);
 void slim_tell(struct slim_msg *msg); /* no answer expected */
+void slim_uncounted(void); /* a connect took the overlay without an answer */
 #define SLIM_SYNC_US 50000 /* what closing a listener may take */
 bool slim_sync(int timeout_us); /* the worker has seen all that came before */
 void slim_message(struct slim_msg *msg, uint8_t type);
@@ -163,13 +164,18 @@ int slim_replace(int fd, int with, struct slim_slot *slot); /* keep flags, epoll
 void slim_saw_epoll(int epfd);
 
 /* --- pending.c: connects that are under way ---------------------------------- */
-enum slim_outcome { SLIM_NOT_YET, SLIM_DONE, SLIM_FELL_BACK };
+enum slim_outcome {
+	SLIM_NOT_YET, /* the connect is under way */
+	SLIM_DONE,
+	SLIM_FELL_BACK, /* a warm one failed, the overlay's is under way */
+	SLIM_LATER, /* complete on the overlay, and no time left to look further */
+};
 extern _Atomic int slim_pending;
 bool slim_pending_add(int fd);
 void slim_pending_drop(int fd);
 int slim_pending_at(int index); /* fd or -1 */
 #define SLIM_PENDING_MAX 1024
-enum slim_outcome slim_resolve(int fd, int64_t deadline_us);
+enum slim_outcome slim_resolve(int fd, int64_t deadline_us, bool spare);
 int slim_keep_port(int fd, const struct slim_slot *slot);
 bool slim_swap(int fd, struct slim_slot *slot, int bound_us);
 void slim_pending_fork_child(void);

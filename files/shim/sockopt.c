@@ -17,7 +17,7 @@ SLIM_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, so
 	}
 	if (level == SOL_SOCKET && name == SO_ERROR && value && len && *len >= sizeof(int)) {
 		if (slot.state == SLIM_PENDING_COLD || slot.state == SLIM_PENDING_WARM) {
-			if (slim_resolve(fd, slim_now_us() + slim_bound_us(false)) == SLIM_FELL_BACK) {
+			if (slim_resolve(fd, slim_now_us() + slim_bound_us(false), false) == SLIM_FELL_BACK) {
 				/* The caller was told by other means that it is done: it is not. */
 				sys_poll(fd, POLLOUT, 1000000);
 				if (!slim_get(fd, &slot))

@@ -25,6 +25,16 @@ class Hostile(Exception):
     """The shim broke the protocol; the connection to it is closed."""
 
 
+def taken(fd: int) -> socket.socket:
+    """A socket of our own for *fd*, which the caller closes. Raises Hostile, OSError."""
+    copy = os.dup(fd)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError as error:
+        os.close(copy)  # socket() does not take what it refuses
+        raise Hostile("a descriptor that is no socket") from error
+
+
 class Shim:
     """A kept SEQPACKET connection from one process of the container."""
 
@@ -87,7 +97,7 @@ class Shim:
         """Act on one record. Descriptors left in *fds* are closed by the caller."""
         (
             magic, version, kind, seq, flags, error, _local, peer,
-            lport, pport, family, _count, cookie, value, _commit,
+            lport, pport, family, count, cookie, value, _commit,
         ) = wire.MSG.unpack(data)  # fmt: skip
         if magic != wire.MSG_MAGIC:
             raise Hostile("not a record of ours")
@@ -107,6 +117,9 @@ class Shim:
                 outbound.cancel(outbound.attempts.get(value))
             elif cookie:
                 outbound.warm_failed(cookie)
+            else:
+                # connects that the shim sent over the overlay without an answer of ours
+                self.worker.counters["connect_overlay_no_router"] += count
         elif kind == wire.LISTEN and self.greeted:
             self.listen(seq, flags, family, value, cookie, fds)
         elif kind == wire.WHO and self.greeted:
@@ -137,7 +150,7 @@ class Shim:
         """JOIN: serve the other end of a pair that the shim made."""
         if len(fds) != 1:
             raise Hostile("join without its descriptor")
-        sock = socket.socket(fileno=os.dup(fds[0]))
+        sock = taken(fds[0])
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
             sock.close()
             raise Hostile("a connection that is none")
@@ -156,7 +169,7 @@ class Shim:
         recover = bool(flags & wire.F_RECOVER)
         if len(fds) != (3 if recover else 2):
             raise Hostile("listen without its descriptors")
-        sock = socket.socket(fileno=os.dup(fds[0]))
+        sock = taken(fds[0])
         try:
             self._check_listener(sock)
         except (OSError, Hostile):
@@ -172,7 +185,11 @@ class Shim:
             else:
                 self.reply(wire.message(wire.ERROR, seq, error=16))  # EBUSY
             return
-        channel = socket.socket(fileno=os.dup(fds[1]))
+        try:
+            channel = taken(fds[1])
+        except Hostile:
+            sock.close()
+            raise
         if channel.family != socket.AF_UNIX or channel.type != socket.SOCK_SEQPACKET:
             sock.close()
             channel.close()
