@@ -184,7 +184,9 @@ class Inbound:
     def _park(self, sock: socket.socket, src: bytes, sport: int, dport: int) -> None:
         """A warm hello may overtake the COMMIT that admits its pair: it waits for it."""
         waiting = self.parked.setdefault((src, dport), [])
-        if len(waiting) < UNPROVEN and any(key[0] == src and key[2] == dport for key in self.prepared):
+        if len(waiting) < UNPROVEN and any(
+            key[0] == src and key[2] == dport for key in self.prepared
+        ):
             waiting.append((sock, sport))
             return
         if not waiting:
@@ -246,7 +248,8 @@ class Inbound:
         period = self.worker.bounds["lease_s"]
         try:
             sent = sock.send(
-                wire.ack(pair.mac, status, int(period * 1000), nonce), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                wire.ack(pair.mac, status, int(period * 1000), nonce),
+                socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
             )
         except OSError:
             sent = 0
@@ -428,7 +431,9 @@ class Inbound:
         if self.worker.may_be_slim(key[0]):
             self.delivered.add(key)
         self.worker.count("accepted_overlay")
-        row = Row(False, False, wire.R_NONE, key[0], key[1], self.worker.vip, key[2], time.monotonic())
+        row = Row(
+            False, False, wire.R_NONE, key[0], key[1], self.worker.vip, key[2], time.monotonic()
+        )
         listener.deliver(sock, row, wire.F_OVERLAY)
 
     # --- endings --------------------------------------------------------------
@@ -445,4 +450,3 @@ class Inbound:
             return
         for key in [key for key in self.prepared if key[2] == listener.port]:
             self._end_prepared(key, self.prepared[key])
-
