@@ -79,7 +79,15 @@ class Outbound:
 
     # --- warm ------------------------------------------------------------------
     def connect(
-        self, shim: Shim, seq: int, flags: int, peer: bytes, pport: int, lport: int, family: int, cookie: int,
+        self,
+        shim: Shim,
+        seq: int,
+        flags: int,
+        peer: bytes,
+        pport: int,
+        lport: int,
+        family: int,
+        cookie: int,
         deadline_us: int,
     ) -> None:
         """CONNECT: answer WARM, COLD or PLAIN, without ever waiting."""
@@ -103,7 +111,9 @@ class Outbound:
         if len(self.attempts) >= ATTEMPTS:
             self._plain(shim, seq, cookie, peer, pport, wire.R_LIMIT, now)
             return
-        attempt = Attempt(random.getrandbits(63), shim, peer, pport, family, bool(flags & wire.F_NONBLOCK), cookie)
+        attempt = Attempt(
+            random.getrandbits(63), shim, peer, pport, family, bool(flags & wire.F_NONBLOCK), cookie
+        )
         attempt.timer = self.worker.loop.after(LINGER_S, lambda: self.cancel(attempt))
         self.attempts[attempt.number] = attempt
         attempt.location = self.locations.get(peer)
@@ -123,7 +133,9 @@ class Outbound:
         record = wire.hello(
             location.mac, wire.K_DELIVER, location.key_id, nonce, worker.vip, peer, sport, pport
         )
-        kind = socket.SOCK_STREAM | CLOEXEC | (socket.SOCK_NONBLOCK if flags & wire.F_NONBLOCK else 0)
+        kind = (
+            socket.SOCK_STREAM | CLOEXEC | (socket.SOCK_NONBLOCK if flags & wire.F_NONBLOCK else 0)
+        )
         try:
             sock = socket.socket(family, kind, 6)
         except OSError:
@@ -192,7 +204,9 @@ class Outbound:
         shim.reply(wire.message(wire.PLAIN, seq, error=reason))
 
     def _overlay_row(self, cookie: int, peer: bytes, pport: int, reason: int, now: float) -> None:
-        self.worker.table.add(cookie, Row(True, False, reason, self.worker.vip, 0, peer, pport, now))
+        self.worker.table.add(
+            cookie, Row(True, False, reason, self.worker.vip, 0, peer, pport, now)
+        )
 
     # --- cold ------------------------------------------------------------------
     def _locate(self, attempt: Attempt) -> None:
@@ -343,10 +357,17 @@ class Outbound:
             if attempt.timer is not None:
                 attempt.timer.cancel()
             bound = min(bound_us, 1_000_000) / 1e6
-            attempt.timer = self.worker.loop.after(bound, lambda: self._fail(attempt, wire.R_NOT_READY))
+            attempt.timer = self.worker.loop.after(
+                bound, lambda: self._fail(attempt, wire.R_NOT_READY)
+            )
 
     def _swapped(self, attempt: Attempt) -> None:
-        worker, sock, location, shim = self.worker, attempt.sock, attempt.location, attempt.swap_shim
+        worker, sock, location, shim = (
+            self.worker,
+            attempt.sock,
+            attempt.location,
+            attempt.swap_shim,
+        )
         assert sock is not None and location is not None and location.mac is not None
         assert shim is not None and attempt.swap_seq is not None
         worker.loop.remove(sock.fileno())
@@ -428,13 +449,17 @@ class Outbound:
     def _renew(self, lease: Lease, peer: bytes, pport: int) -> None:
         """Prove again, over the overlay, that the site's filters permit the pair."""
         lease.renewing = True
-        overlay = self.worker.endpoint_socket(socket.AF_INET6 if self._is_v6(peer) else socket.AF_INET)
+        overlay = self.worker.endpoint_socket(
+            socket.AF_INET6 if self._is_v6(peer) else socket.AF_INET
+        )
         attempt = Attempt(
             random.getrandbits(63), None, peer, pport, int(socket.AF_INET), True, 0,
             location=lease.location, overlay=overlay,
         )  # fmt: skip
         self.attempts[attempt.number] = attempt
-        attempt.timer = self.worker.loop.after(lease.period, lambda: self._renewal_over(attempt, refused=False))
+        attempt.timer = self.worker.loop.after(
+            lease.period, lambda: self._renewal_over(attempt, refused=False)
+        )
         error = overlay.connect_ex((wire.unpack_addr(peer), pport))
         if error not in (0, 115):  # EINPROGRESS
             attempt.overlay_up = True
@@ -461,10 +486,16 @@ class Outbound:
             self._renewal_over(attempt, refused=True)
 
     def _renewed(self, attempt: Attempt) -> None:
-        assert attempt.sock is not None and attempt.location is not None and attempt.location.mac is not None
+        assert (
+            attempt.sock is not None
+            and attempt.location is not None
+            and attempt.location.mac is not None
+        )
         lease = self.leases.get((attempt.peer, attempt.pport))
         try:
-            attempt.sock.send(wire.commit(attempt.location.mac, wire.C_RENEW, attempt.nonce), socket.MSG_DONTWAIT)
+            attempt.sock.send(
+                wire.commit(attempt.location.mac, wire.C_RENEW, attempt.nonce), socket.MSG_DONTWAIT
+            )
         except OSError:
             self._renewal_over(attempt, refused=False)
             return
@@ -482,5 +513,3 @@ class Outbound:
             if refused:
                 del self.leases[(attempt.peer, attempt.pport)]
         self._finish(attempt)
-
-
