@@ -21,7 +21,9 @@ MSG_SIZE = 96
 PREFIX = struct.Struct("<16sB3x")
 
 HELLO, WELCOME, CONNECT, WARM, COLD, PLAIN, BEGIN, SWAP, SWAPPED, KEEP = range(1, 11)
-CANCEL, LISTEN, LISTENING, WHO, NAMES, SYNC, SYNCED, ACCEPTED, ERROR, COMMITTED, JOIN = range(11, 22)
+CANCEL, LISTEN, LISTENING, WHO, NAMES, SYNC, SYNCED, ACCEPTED, ERROR, COMMITTED, JOIN = range(
+    11, 22
+)
 
 F_NONBLOCK, F_BOUND, F_RECOVER, F_LISTENER, F_OVERLAY = 1, 2, 4, 8, 16
 
@@ -136,7 +138,9 @@ def hello(
     dport: int,
 ) -> bytes:
     """A HELLO; *mac* is a keyed blake2s object that is copied, not consumed."""
-    body = HELLO_BODY.pack(HELLO_MAGIC, VERSION, kind, 0, key_id, 0, nonce, src, dst, sport, dport, 0)
+    body = HELLO_BODY.pack(
+        HELLO_MAGIC, VERSION, kind, 0, key_id, 0, nonce, src, dst, sport, dport, 0
+    )
     keyed = mac.copy()
     keyed.update(body)
     return body + keyed.digest()
@@ -158,7 +162,9 @@ def parse_hello(raw: bytes) -> tuple[int, int, int, bytes, bytes, int, int]:
     """(kind, key_id, nonce, src, dst, sport, dport); the MAC is not checked here."""
     if len(raw) != HELLO_SIZE:
         raise WireError(f"hello of {len(raw)} bytes, not {HELLO_SIZE}")
-    magic, version, kind, r0, key_id, r1, nonce, src, dst, sport, dport, r2 = HELLO_BODY.unpack_from(raw)
+    magic, version, kind, r0, key_id, r1, nonce, src, dst, sport, dport, r2 = (
+        HELLO_BODY.unpack_from(raw)
+    )
     if magic != HELLO_MAGIC or version != VERSION or r0 or r1 or r2:
         raise WireError("not a hello of this version")
     if kind not in (K_DELIVER, K_PREPARE) or not sport or not dport:
