@@ -48,13 +48,18 @@ def _enter(netns: int) -> None:
 class Worker:
     """State of one endpoint; the halves of the work live in Inbound, Outbound, Shim."""
 
-    def __init__(self, link: socket.socket, config: dict[str, Any], data: socket.socket, netns: int) -> None:
+    def __init__(
+        self, link: socket.socket, config: dict[str, Any], data: socket.socket, netns: int
+    ) -> None:
         self.link = link
         self.name: str = config["name"]
         self.vip = wire.pack_addr(config["vip"])
         self.bounds: dict[str, int] = config["bounds"]
         self.prefixes = [
-            (wire.pack_addr(str(net.network_address)), net.prefixlen + (96 if net.version == 4 else 0))
+            (
+                wire.pack_addr(str(net.network_address)),
+                net.prefixlen + (96 if net.version == 4 else 0),
+            )
             for net in map(ip_network, config["overlay"])
         ]
         self.loop = Loop()
@@ -96,7 +101,9 @@ class Worker:
         """A new non-blocking TCP socket in the endpoint's own namespace."""
         _enter(self.endpoint_netns)
         try:
-            return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            return socket.socket(
+                family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            )
         finally:
             _enter(self.host_netns)
 
@@ -120,7 +127,8 @@ class Worker:
             return False
         value = int.from_bytes(addr, "big")
         return any(
-            (value ^ int.from_bytes(prefix, "big")) >> (128 - bits) == 0 for prefix, bits in self.prefixes
+            (value ^ int.from_bytes(prefix, "big")) >> (128 - bits) == 0
+            for prefix, bits in self.prefixes
         )
 
     def withdraw(self, port: int) -> None:
@@ -129,7 +137,9 @@ class Worker:
         # The admissions themselves stay: the site's filters have not changed, and
         # a server that is back at once takes what was sent in good faith.
         admitted = self.inbound.admitted.items()
-        vips = [src for (src, admitted_port), until in admitted if admitted_port == port and until > now]
+        vips = [
+            src for (src, admitted_port), until in admitted if admitted_port == port and until > now
+        ]
         if vips:
             self.tell(op="withdraw", port=port, vips=[wire.unpack_addr(src) for src in vips])
             # Messages keep their order all the way: an answer to a question that
@@ -200,7 +210,9 @@ class Worker:
                 self.add_shim(sock)
         elif op == "located":
             found = bool(message["found"])
-            location = Location(wire.pack_addr(message["vip"]), found, int(message.get("reason") or 0))
+            location = Location(
+                wire.pack_addr(message["vip"]), found, int(message.get("reason") or 0)
+            )
             if found:
                 location.address, location.port = message["address"], int(message["port"])
                 location.key_id = int(message["key_id"])
@@ -208,7 +220,9 @@ class Worker:
             self.outbound.on_located(location)
         elif op == "unlocate":
             vips = message["vips"]
-            self.outbound.on_unlocate(None if vips is None else [wire.pack_addr(vip) for vip in vips])
+            self.outbound.on_unlocate(
+                None if vips is None else [wire.pack_addr(vip) for vip in vips]
+            )
             self.not_slim.clear()
         elif op == "pair":
             key = bytes.fromhex(message["key"]) if message["ok"] else None
