@@ -164,7 +164,9 @@ class Shim:
         self.worker.loop.next_pass(lambda: self.worker.when_withdrawn(lambda: self.reply(done)))
 
     # --- listeners -----------------------------------------------------------
-    def listen(self, seq: int, flags: int, family: int, backlog: int, cookie: int, fds: list[int]) -> None:
+    def listen(
+        self, seq: int, flags: int, family: int, backlog: int, cookie: int, fds: list[int]
+    ) -> None:
         """LISTEN: take the overlay listener over, put a channel in its place."""
         recover = bool(flags & wire.F_RECOVER)
         if len(fds) != (3 if recover else 2):
@@ -219,8 +221,14 @@ class Shim:
         listener = self.worker.listeners.by_channel.get(cookie)
         if listener is not None:
             self.reply(
-                wire.message(wire.NAMES, seq, flags=wire.F_LISTENER, local=listener.addr, lport=listener.port,
-                             family=listener.sock.family),
+                wire.message(
+                    wire.NAMES,
+                    seq,
+                    flags=wire.F_LISTENER,
+                    local=listener.addr,
+                    lport=listener.port,
+                    family=listener.sock.family,
+                ),
                 listener.sock.fileno(),
             )
             return
@@ -233,7 +241,13 @@ class Shim:
             ours, theirs = theirs, ours
         self.reply(
             wire.message(
-                wire.NAMES, seq, local=ours[0], lport=ours[1], peer=theirs[0], pport=theirs[1], cookie=cookie,
+                wire.NAMES,
+                seq,
+                local=ours[0],
+                lport=ours[1],
+                peer=theirs[0],
+                pport=theirs[1],
+                cookie=cookie,
                 family=row.family,
             )
         )
