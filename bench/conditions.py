@@ -116,7 +116,7 @@ def describe_network(lab: Lab, endpoint: str, run: str) -> dict[str, Any]:
     values = lab.run(endpoint, run, ["sysctl", "-e", *SYSCTLS], check=False)
     found["sysctl"] = {
         name.strip(): " ".join(value.split())
-        for name, _, value in (line.partition("=") for line in values.splitlines())
+        for name, _unused, value in (line.partition("=") for line in values.splitlines())
         if value
     }
     routes = lab.run(endpoint, run, ["ip", "-4", "route", "show", "table", "all"], check=False)
@@ -149,7 +149,7 @@ def parse_offload(text: str) -> dict[str, bool]:
     """On or off of the features of OFFLOADS, from `ethtool -k`."""
     found: dict[str, bool] = {}
     for line in text.splitlines():
-        name, _, state = line.strip().partition(":")
+        name, _unused, state = line.strip().partition(":")
         if name in OFFLOADS and state.split():
             found[OFFLOADS[name]] = state.split()[0] == "on"
     return found
@@ -159,7 +159,7 @@ def parse_steering(text: str) -> dict[str, str]:
     """CPU masks of receive packet steering by device, only those that are not zero."""
     found: dict[str, str] = {}
     for line in text.splitlines():
-        path, _, mask = line.rpartition(":")
+        path, _unused, mask = line.rpartition(":")
         words = path.split("/")
         if len(words) > 4 and mask.strip().strip("0,"):
             found[words[4]] = mask.strip()

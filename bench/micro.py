@@ -355,7 +355,7 @@ class Memory(Micro):
         }
         workers = [
             self._worker_kb(endpoint, pid)
-            for endpoint in {self.site.pair.client, self.site.pair.server}
+            for endpoint in sorted({self.site.pair.client, self.site.pair.server})
             for pid in self.lab.workers(endpoint).values()
         ]
         if workers:
@@ -379,7 +379,7 @@ def parse_private_kb(text: str) -> int:
     """Private_Clean + Private_Dirty of smaps_rollup (proc(5)), in units of 1024 bytes."""
     total = 0
     for line in text.splitlines():
-        name, _, rest = line.partition(":")
+        name, _unused, rest = line.partition(":")
         if name in ("Private_Clean", "Private_Dirty"):
             total += int(rest.split()[0])
     return total

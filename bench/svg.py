@@ -104,7 +104,7 @@ def ratio_bars(title: str, axis: str, groups: Sequence[RatioGroup], width: int =
     """Groups of bars with a line at 1, where host mode is."""
     left, right, top, thick, gap = 270, 60, 34, 13, 14
     inner = width - left - right
-    marks = ticks(max([1.0, *(s.high for g in groups for _, s in g.values)]), 6)
+    marks = ticks(max([1.0, *(s.high for g in groups for _unused, s in g.values)]), 6)
     scale = inner / marks[-1]
     bottom = top + sum(thick * len(g.values) + gap for g in groups)
     height = bottom + 42

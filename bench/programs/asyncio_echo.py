@@ -86,7 +86,7 @@ async def ask(ip: str, port: int, seconds: float) -> dict[str, object]:
     for name, work in (("messages", keep), ("connects", reconnect)):
         tally = Tally()
         begun = time.monotonic()
-        await asyncio.gather(*(work(ip, port, begun + seconds, tally) for _ in range(TASKS)))
+        await asyncio.gather(*(work(ip, port, begun + seconds, tally) for _unused in range(TASKS)))
         result[name] = tally.good / (time.monotonic() - begun)
         result["wrong"] = int(str(result["wrong"])) + tally.wrong
         result["first"] = result["first"] or tally.first

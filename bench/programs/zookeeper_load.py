@@ -19,7 +19,7 @@ VALUE = b"z" * 100
 
 def rate(ask: Callable[[], Any], check: Callable[[Any], None], seconds: float) -> float:
     """Requests per second with a fixed number in flight."""
-    waiting = deque(ask() for _ in range(IN_FLIGHT))
+    waiting = deque(ask() for _unused in range(IN_FLIGHT))
     begun = time.monotonic()
     count = 0
     while time.monotonic() - begun < seconds:

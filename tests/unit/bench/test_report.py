@@ -79,9 +79,9 @@ class Checker(HTMLParser):
         self.cells = []
         self.scripts = 0
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag, attrs):
         self.scripts += tag == "script"
-        self.loaded += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+        self.loaded += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
         if tag not in self.VOID:
             self.open.append(tag)
 
