@@ -22,6 +22,8 @@
 #define GREET_US 250000 /* a router that starts may take this long to greet */
 #define RETRY_US 200000 /* between looks for a router that is not there */
 #define CLAIM_US 100000 /* for a message that is not answered */
+#define HUNG_US 200000 /* a worker that is silent for so long is hung: */
+#define HUNG_REST_US 2000000 /* the overlay serves, and is asked for nothing, for this long */
 #define STALE 64 /* late answers that are skipped before we give up */
 
 struct control {
@@ -36,6 +38,7 @@ static _Atomic uint32_t next_seq;
 static int door = -1; /* a copy of a connection, inherited by forked children */
 static uint64_t door_cookie;
 static _Atomic int64_t not_before_us;
+static _Atomic int64_t hung_until_us;
 static _Atomic uint32_t released; /* counts releases while somebody waits */
 static _Atomic int waiting;
 static _Atomic uint32_t uncounted; /* connects on the overlay that the worker does not know of */
@@ -311,7 +314,7 @@ bool slim_ready(void)
 	struct control *control;
 	int saved = errno;
 
-	if (slim_foreign_process())
+	if (slim_foreign_process() || slim_now_us() < atomic_load(&hung_until_us))
 		return false;
 	control = claim(CLAIM_US);
 	if (control)
@@ -342,6 +345,8 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 			ssize_t got;
 
 			if (left <= 0 || sys_poll(control->fd, POLLIN, (int)left) <= 0) {
+				if (timeout_us >= HUNG_US)
+					atomic_store(&hung_until_us, slim_now_us() + HUNG_REST_US);
 				/* Closing it tells the worker that nobody takes the late answer. */
 				let_go(control);
 				unclaim(control);
