@@ -24,8 +24,8 @@ def connect(peer: pyconf.Peer, selector: selectors.BaseSelector, count: int) -> 
         events = selector.select(8)
         pyconf.check(events, f"{waiting} sockets wait in vain")
         for key, mask in events:
+            assert isinstance(key.fileobj, socket.socket)
             sock = key.fileobj
-            assert isinstance(sock, socket.socket)
             if mask & selectors.EVENT_WRITE:
                 status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 pyconf.check(status == 0, f"SO_ERROR {status}")
@@ -61,7 +61,8 @@ def accept(peer: pyconf.Peer, selector: selectors.BaseSelector, count: int) -> N
                     sock.setblocking(False)
                     selector.register(sock, selectors.EVENT_READ)
                 else:
-                    sock = key.fileobj  # type: ignore[assignment]
+                    assert isinstance(key.fileobj, socket.socket)
+                    sock = key.fileobj
                     sock.sendall(sock.recv(8))
                     selector.unregister(sock)
                     sock.close()

@@ -11,6 +11,7 @@ import socket
 import socketserver
 import threading
 import time
+from typing import Any
 
 import pyconf  # type: ignore[import-not-found]
 
@@ -76,7 +77,7 @@ def main() -> None:
     serve(peer, Children, 20)
     pyconf.ok("a child per connection")
     for method in ("fork", "spawn"):
-        context = multiprocessing.get_context(method)
+        context: Any = multiprocessing.get_context(method)
         children = [context.Process(target=child, args=(peer, n)) for n in range(4)]
         for process in children:
             process.start()

@@ -5,6 +5,8 @@ the record itself or the decoder's own error, never another exception."""
 from __future__ import annotations
 
 import contextlib
+import random
+from collections.abc import Iterator
 
 from slim_router import frames, wire
 from tests.fuzz.fuzzing import generator, mutate, runs
@@ -60,13 +62,13 @@ def test_ack_and_commit() -> None:
                 assert raw == good and key is mac and number == nonce
 
 
-def _frame(rng) -> frames.Frame:
+def _frame(rng: random.Random) -> frames.Frame:
     tenant = "t" * rng.randint(1, 20)
     a, b = rng.randbytes(16), rng.randbytes(16)
     port = rng.randint(1, 65535)
     return rng.choice(
         (
-            frames.Announce(tenant, a, port, rng.random() < 0.5),
+            frames.Announce(tenant, a, port, rng.random() < 0.5, rng.getrandbits(32)),
             frames.Withdraw(tenant, a, b, port),
             frames.Query(rng.getrandbits(64), tenant, a, port, b, port),
             frames.Answer(rng.getrandbits(64), rng.random() < 0.5),
@@ -99,6 +101,6 @@ def test_trunk_frames() -> None:
                 assert got == sent
 
 
-def _drain(decoder: frames.Decoder):
+def _drain(decoder: frames.Decoder) -> Iterator[frames.Frame]:
     while (frame := decoder.next()) is not None:
         yield frame

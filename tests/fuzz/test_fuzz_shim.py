@@ -40,6 +40,11 @@ def welcome(seq: int, **fields) -> bytes:
     return wire.message(wire.WELCOME, seq, **given) + PREFIX
 
 
+def close_all(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class Hostile:
     """A router whose answers the test's `answer` makes: list of (bytes, descriptors)."""
 
@@ -197,7 +202,7 @@ def test_fixed_misbehaviour(arena: Arena, program: str) -> None:
 
     def extra_descriptors(kind: int, seq: int, raw: bytes):
         null = [os.open("/dev/null", os.O_RDWR) for _ in range(4)]
-        threading.Timer(1.0, lambda: [os.close(fd) for fd in null]).start()
+        threading.Timer(1.0, close_all, null).start()
         return [(wire.message(wire.PLAIN, seq, error=1), null)]
 
     for then in (

@@ -14,10 +14,12 @@ import ctypes
 import json
 import multiprocessing
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,9 +117,9 @@ def live() -> Iterator[Live]:
         os.close(back)
 
 
-def _descriptors(rng) -> tuple[list[int], list]:
+def _descriptors(rng: random.Random) -> tuple[list[int], list[Any]]:
     """Descriptors of every kind, and what to close afterwards."""
-    keep: list = []
+    keep: list[Any] = []
     pool: list[int] = []
 
     def sock(*kind: int) -> socket.socket:
@@ -143,7 +145,7 @@ def _descriptors(rng) -> tuple[list[int], list]:
     return [rng.choice(pool) for _ in range(rng.choice((0, 0, 1, 2, 3, 3, 5, 12)))], keep
 
 
-def _close(keep: list) -> None:
+def _close(keep: list[Any]) -> None:
     for each in keep:
         if isinstance(each, int):
             os.close(each)
@@ -151,7 +153,7 @@ def _close(keep: list) -> None:
             each.close()
 
 
-def _record(rng) -> bytes:
+def _record(rng: random.Random) -> bytes:
     vips = [wire.pack_addr(a) for a in (VIP, "10.44.0.2", "192.0.2.1", "127.0.0.1", "::1")]
     raw = wire.message(
         rng.choice(KINDS), rng.getrandbits(32), flags=rng.getrandbits(rng.choice((5, 32))),

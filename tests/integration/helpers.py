@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab import names
 from lab.client import Lab
@@ -22,6 +21,9 @@ SOURCES = names.CHECKOUT / "tests" / "conformance"
 BUILD = names.CHECKOUT / "build" / "conformance"
 PEER_PORT = 7000
 PYTHON = sys.executable
+
+#: Words of a command.
+Words = list[str | os.PathLike[str]]
 
 _PATH = re.compile(r"^# path slim=(\d+) overlay=(\d+)$", re.MULTILINE)
 
@@ -92,7 +94,7 @@ def run_program(
     lab: Lab,
     endpoint: str,
     mode: str,
-    words: list[str | os.PathLike[str]],
+    words: Words,
     *,
     family: int = 4,
     libc: str = "glibc",
@@ -112,27 +114,3 @@ def run_program(
     paths = [(int(a), int(b)) for a, b in _PATH.findall(said)]
     slim, overlay = paths[-1] if paths else (0, 0)
     return Outcome(done.returncode, said, slim, overlay)
-
-
-def counters(lab: Lab, place: str) -> dict[str, Any]:
-    """Every counter of the router of a node (or of an endpoint's node), summed by name."""
-    from lab.room import Room
-
-    node = place if place in lab.nodes else lab.node_of(place)
-    program = (
-        "import urllib.request;"
-        "print(urllib.request.urlopen('http://127.0.0.1:9478/metrics', timeout=5).read().decode())"
-    )
-    text = Room(lab.state, node).run(PYTHON, "-c", program)
-    sums: dict[str, Any] = {}
-    for line in text.splitlines():
-        if line.startswith("#") or not line.strip():
-            continue
-        series, _, value = line.rpartition(" ")
-        sums[series] = float(value)
-    return sums
-
-
-def counted(lab: Lab, place: str, *words: str) -> float:
-    """Sum of all series whose name or labels contain every one of `words`."""
-    return sum(v for k, v in counters(lab, place).items() if all(word in k for word in words))

@@ -15,13 +15,15 @@ import subprocess
 import pytest
 
 from lab.client import Lab
-from tests.integration.helpers import build, read_until
+from tests.integration.helpers import PYTHON, Words, build, read_until
+
+Process = subprocess.Popen[str]
 
 PORT = 7300
 COUNT = 4000  # below the backlog, so that every handshake can be done
 
 
-def start(lab: Lab, mode: str, count: int, how: str) -> tuple[subprocess.Popen, subprocess.Popen]:
+def start(lab: Lab, mode: str, count: int, how: str) -> tuple[Process, Process]:
     server = lab.popen(
         "c2",
         [build() / "idserver", lab.ip("c2"), str(PORT), "4", "block", "4096", "hold"],
@@ -40,7 +42,7 @@ def start(lab: Lab, mode: str, count: int, how: str) -> tuple[subprocess.Popen, 
     return server, client
 
 
-def sums_of(client: subprocess.Popen) -> dict[str, int]:
+def sums_of(client: Process) -> dict[str, int]:
     said = read_until(client, "done ", 90)
     client.wait(10)
     return {k: int(v) for k, v in re.findall(r"([a-z-]+)=(\d+)", said)}
@@ -93,8 +95,6 @@ def test_few_descriptors_slow_the_server_but_lose_nothing(lab: Lab, mode: str) -
         "import logging; logging.disable()\n"
         "asyncio.run(main())\n"
     )
-    from tests.integration.helpers import PYTHON
-
     process = lab.popen(
         "c2",
         [PYTHON, "-c", server, lab.ip("c2"), str(PORT)],
@@ -104,6 +104,6 @@ def test_few_descriptors_slow_the_server_but_lose_nothing(lab: Lab, mode: str) -
         text=True,
     )
     read_until(process, "ready")
-    words = [build() / "flood", lab.ip("c2"), str(PORT), "500", "500"]
+    words: Words = [build() / "flood", lab.ip("c2"), str(PORT), "500", "500"]
     done = lab.run("c1", words, mode, check=False, timeout=120)
     assert " ok=500 wrong=0 reset=0 eof=0 " in done.stdout, done.stdout + done.stderr

@@ -13,7 +13,7 @@ import subprocess
 import pytest
 
 from lab.client import Lab
-from tests.integration.helpers import PYTHON, SOURCES, read_until
+from tests.integration.helpers import PYTHON, SOURCES, Words, read_until
 
 COUNT = 100
 WAYS = ["blocking", "epoll", "poll", "select", "asyncio"]
@@ -32,7 +32,7 @@ def test_ninety_nine_of_a_hundred_take_the_host_path(slim_lab: Lab, way: str, ta
         text=True,
     )
     read_until(server, "ready", 20)
-    words = [PYTHON, SCRIPT, "connect", ip, str(first), str(COUNT), way]
+    words: Words = [PYTHON, SCRIPT, "connect", ip, str(first), str(COUNT), way]
     said = slim_lab.run("c1", words, timeout=60).stdout
     sums = {k: int(v) for k, v in re.findall(r"([a-z-]+)=(\d+)", said)}
     assert sums["slim"] + sums["overlay"] == COUNT, said
@@ -44,7 +44,7 @@ def test_ninety_nine_of_a_hundred_take_the_host_path(slim_lab: Lab, way: str, ta
 def test_oracle_stays_on_the_overlay(lab: Lab) -> None:
     """Without the shim nothing may look like a host connection."""
     ip = lab.ip("c2")
-    words = [PYTHON, SCRIPT, "serve", ip, "10900", "10"]
+    words: Words = [PYTHON, SCRIPT, "serve", ip, "10900", "10"]
     server = lab.popen("c2", words, "overlay", stdout=subprocess.PIPE, text=True)
     read_until(server, "ready")
     words = [PYTHON, SCRIPT, "connect", ip, "10900", "10", "epoll"]

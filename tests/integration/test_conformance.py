@@ -14,7 +14,15 @@ from __future__ import annotations
 import pytest
 
 from lab.client import Lab
-from tests.integration.helpers import PEER_PORT, PYTHON, SOURCES, build, run_program, start_peer
+from tests.integration.helpers import (
+    PEER_PORT,
+    PYTHON,
+    SOURCES,
+    Words,
+    build,
+    run_program,
+    start_peer,
+)
 
 C_PROGRAMS = sorted(path.stem for path in SOURCES.glob("test_*.c"))
 PY_PROGRAMS = sorted(path.name for path in SOURCES.glob("py_*.py"))
@@ -51,7 +59,7 @@ def judge(
     lab: Lab, program: str, mode: str, peer_mode: str, peer: str, family: int, libc: str = "glibc"
 ) -> None:
     start_peer(lab, peer, peer_mode, libc=libc)
-    words: list = [build() / program]
+    words: Words = [build() / program]
     if program.endswith(".py"):
         words = [PYTHON, SOURCES / program]
     words += [lab.ip(peer), str(PEER_PORT)]
@@ -96,7 +104,11 @@ def test_glibc_program_and_musl_peer(slim_lab: Lab) -> None:
     if not (build() / "peer_musl").exists():
         pytest.skip("no musl-gcc (package musl-tools)")
     start_peer(slim_lab, "c2", "slim", libc="musl")
-    words: list = [build() / "test_speaks_first", slim_lab.ip("c2"), str(PEER_PORT)]
+    words: Words = [
+        build() / "test_speaks_first",
+        slim_lab.ip("c2"),
+        str(PEER_PORT),
+    ]
     outcome = run_program(slim_lab, "c1", "slim", words)
     assert outcome.status == 0, f"\n{outcome.said}"
     assert outcome.slim, f"every connection stayed on the overlay\n{outcome.said}"
@@ -105,7 +117,11 @@ def test_glibc_program_and_musl_peer(slim_lab: Lab) -> None:
 def test_static_program_stays_on_the_overlay(slim_lab: Lab) -> None:
     """LD_PRELOAD does not reach a static binary: it works all the same."""
     start_peer(slim_lab, "c2", "slim")
-    words: list = [build() / "static_connect", slim_lab.ip("c2"), str(PEER_PORT)]
+    words: Words = [
+        build() / "static_connect",
+        slim_lab.ip("c2"),
+        str(PEER_PORT),
+    ]
     outcome = run_program(slim_lab, "c1", "slim", words)
     assert outcome.status == 0, f"\n{outcome.said}"
     assert outcome.slim == 0

@@ -16,6 +16,7 @@ from lab.client import Lab, wait_for
 from tests.integration.helpers import (
     PEER_PORT,
     PYTHON,
+    Words,
     build,
     run_program,
     start_peer,
@@ -30,7 +31,11 @@ def test_a_megabyte_each_way_whoever_speaks_first(
     slim_lab: Lab, here: str, there: str, target: str
 ) -> None:
     start_peer(slim_lab, target, there)
-    words: list = [build() / "test_speaks_first", slim_lab.ip(target), str(PEER_PORT)]
+    words: Words = [
+        build() / "test_speaks_first",
+        slim_lab.ip(target),
+        str(PEER_PORT),
+    ]
     outcome = run_program(slim_lab, "c1", here, words)
     assert outcome.status == 0, f"\n{outcome.said}"
     assert (outcome.slim > 0) == (here == there == "slim"), outcome.said
@@ -72,7 +77,11 @@ def test_server_without_shim_under_a_port_that_had_one(slim_lab: Lab) -> None:
     """The shim's server goes, a bare one takes its port: warm clients must find it."""
     for there in ("slim", "overlay", "slim"):
         peer = start_peer(slim_lab, "c2", there)
-        words: list = [build() / "test_connect_blocking", slim_lab.ip("c2"), str(PEER_PORT)]
+        words: Words = [
+            build() / "test_connect_blocking",
+            slim_lab.ip("c2"),
+            str(PEER_PORT),
+        ]
         outcome = run_program(slim_lab, "c1", "slim", words)
         assert outcome.status == 0, f"{there}\n{outcome.said}"
         assert (outcome.slim > 0) == (there == "slim"), outcome.said

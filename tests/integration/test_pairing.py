@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 from lab.client import Lab
-from tests.integration.helpers import build, read_until
+from tests.integration.helpers import Words, build, read_until
 
 PORT = 7100
 
@@ -68,7 +68,7 @@ def test_four_acceptors_never_mix_clients_up(
 
 def test_clients_with_and_without_shim_share_a_prefork_server(slim_lab: Lab) -> None:
     server(slim_lab, "c2", "epoll")
-    words = [build() / "flood", slim_lab.ip("c2"), str(PORT), "2000", "8"]
+    words: Words = [build() / "flood", slim_lab.ip("c2"), str(PORT), "2000", "8"]
     flooders = [
         slim_lab.popen(source, words, mode, stdout=subprocess.PIPE, text=True)
         for source, mode in (("c1", "slim"), ("c1", "overlay"), ("c3", "slim"), ("c4", "slim"))

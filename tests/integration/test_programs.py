@@ -19,13 +19,14 @@ import shutil
 import signal
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.client import Lab, wait_for
-from tests.integration.helpers import PYTHON, read_until
+from tests.integration.helpers import PYTHON, Words, read_until
 
 SERVER = "c2"
 CLIENT = "c1"
@@ -59,7 +60,13 @@ def host_path(lab: Lab, endpoint: str = SERVER, share: float = 0.9) -> Iterator[
     assert slim >= share * (slim + overlay), f"{slim} host path, {overlay} overlay"
 
 
-def serve(lab: Lab, words: list, port: int, endpoint: str = SERVER, **options) -> subprocess.Popen:
+def serve(
+    lab: Lab,
+    words: Sequence[str | os.PathLike[str]],
+    port: int,
+    endpoint: str = SERVER,
+    **options: Any,
+) -> subprocess.Popen[Any]:
     """Start a server and wait until it listens."""
     process = lab.popen(endpoint, words, **options)
 
@@ -84,7 +91,7 @@ def place(tmp_path: Path) -> Path:
 def test_redis(slim_lab: Lab, place: Path) -> None:
     need("redis-server", "redis-benchmark", "redis-cli")
     ip = slim_lab.ip(SERVER)
-    words = ["redis-server", "--bind", ip, "--port", "7400", "--save", "", "--dir", place]
+    words: Words = ["redis-server", "--bind", ip, "--port", "7400", "--save", "", "--dir", place]
     words += ["--protected-mode", "no", "--io-threads", "2"]
     serve(slim_lab, words, 7400, stdout=subprocess.DEVNULL)
     with host_path(slim_lab):
@@ -104,7 +111,7 @@ def test_redis(slim_lab: Lab, place: Path) -> None:
 def test_memcached(slim_lab: Lab) -> None:
     need("memcached")
     ip = slim_lab.ip(SERVER)
-    words = ["memcached", "-u", "root", "-l", ip, "-p", "7401", "-U", "0", "-t", "4"]
+    words: Words = ["memcached", "-u", "root", "-l", ip, "-p", "7401", "-U", "0", "-t", "4"]
     serve(slim_lab, words, 7401)
     client = textwrap.dedent(
         """
@@ -210,7 +217,18 @@ def postgres(slim_lab: Lab, place: Path) -> Iterator[str]:
     )
     ip = slim_lab.ip(SERVER)
     (data / "pg_hba.conf").write_text("host all all 0.0.0.0/0 trust\n")
-    words = [*run_as, binaries[-1] / "postgres", "-D", data, "-h", ip, "-p", "7403", "-k", ""]
+    words: Words = [
+        *run_as,
+        binaries[-1] / "postgres",
+        "-D",
+        data,
+        "-h",
+        ip,
+        "-p",
+        "7403",
+        "-k",
+        "",
+    ]
     words += ["-F", "-c", "max_connections=64"]
     server = serve(slim_lab, words, 7403, cwd="/", stderr=subprocess.DEVNULL)
     yield ip
@@ -257,7 +275,7 @@ def test_haproxy_chrooted_and_reloaded_in_front_of_nginx(slim_lab: Lab, place: P
             """
         )
     )
-    words = ["haproxy", "-W", "-f", config, "-x", place / "admin.sock"]
+    words: Words = ["haproxy", "-W", "-f", config, "-x", place / "admin.sock"]
     server = serve(slim_lab, words, 7405, "c3", stderr=subprocess.DEVNULL)
     url = f"http://{front}:7405/"
     with host_path(slim_lab, SERVER), host_path(slim_lab, "c3"):
@@ -323,7 +341,7 @@ def test_python_http_server(slim_lab: Lab, place: Path) -> None:
     ip = slim_lab.ip(SERVER)
     data = os.urandom(300_000)
     (place / "file").write_bytes(data)
-    words = [PYTHON, "-m", "http.server", "--bind", ip, "--directory", place, "7407"]
+    words: Words = [PYTHON, "-m", "http.server", "--bind", ip, "--directory", place, "7407"]
     serve(slim_lab, words, 7407, stderr=subprocess.DEVNULL)
     with host_path(slim_lab):
         for _ in range(10):
@@ -446,7 +464,14 @@ def test_java(slim_lab: Lab, place: Path) -> None:
     (place / "Echo.java").write_text(JAVA)
     subprocess.run(["javac", "-d", place, place / "Echo.java"], check=True, timeout=120)
     ip = slim_lab.ip(SERVER)
-    words = ["java", "-Xmx64m", "-XX:+UseSerialGC", "-cp", place, "Echo"]
+    words: Words = [
+        "java",
+        "-Xmx64m",
+        "-XX:+UseSerialGC",
+        "-cp",
+        place,
+        "Echo",
+    ]
     server = slim_lab.popen(
         SERVER, [*words, "serve", ip, "7410"], stdout=subprocess.PIPE, text=True
     )
@@ -475,7 +500,7 @@ def test_iperf3(slim_lab: Lab, words: list[str]) -> None:
 def test_sockperf(slim_lab: Lab) -> None:
     need("sockperf")
     ip = slim_lab.ip(SERVER)
-    words = ["sockperf", "server", "--tcp", "-i", ip, "-p", "7421"]
+    words: Words = ["sockperf", "server", "--tcp", "-i", ip, "-p", "7421"]
     serve(slim_lab, words, 7421, stdout=subprocess.DEVNULL)
     with host_path(slim_lab):
         words = ["sockperf", "ping-pong", "--tcp", "-i", ip, "-p", "7421", "-t", "1"]

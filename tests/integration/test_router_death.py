@@ -21,6 +21,7 @@ from tests.integration.helpers import (
     PEER_PORT,
     PYTHON,
     SOURCES,
+    Words,
     build,
     read_until,
     run_program,
@@ -89,7 +90,7 @@ def settle(lab: Lab) -> None:
 
 def connects(lab: Lab, program: str = "test_connect_blocking", mode: str = "slim") -> int:
     """Run a program that connects in every way; how many took the host path."""
-    words: list = [build() / program, lab.ip("c2"), str(PEER_PORT)]
+    words: Words = [build() / program, lab.ip("c2"), str(PEER_PORT)]
     outcome = run_program(lab, "c1", mode, words)
     assert outcome.status == 0, f"\n{outcome.said}"
     return outcome.slim
@@ -161,7 +162,7 @@ def test_acceptors_asleep_when_the_router_dies(slim_lab: Lab, way: str) -> None:
         text=True,
     )
     read_until(server, "ready")
-    words = [build() / "flood", slim_lab.ip("c2"), "7150", "200", "8"]
+    words: Words = [build() / "flood", slim_lab.ip("c2"), "7150", "200", "8"]
     assert " ok=200 wrong=0 " in slim_lab.run("c1", words).stdout
     with gone(slim_lab, "node2"):
         for mode in ("slim", "overlay"):

@@ -21,6 +21,7 @@ from lab.client import Lab, wait_for
 from tests.integration.helpers import (
     PEER_PORT,
     PYTHON,
+    Words,
     build,
     read_until,
     run_program,
@@ -136,7 +137,7 @@ def endpoint_row(lab: Lab, name: str) -> dict[str, Any]:
     """What the router says of an endpoint of its host."""
     for row in lab.slimctl(name, "endpoints")["endpoints"]:
         if row["name"] == name:
-            return row
+            return dict(row)
     raise AssertionError(f"{name} is not there")
 
 
@@ -147,7 +148,7 @@ def sum_of(lab: Lab, name: str, prefix: str) -> int:
 
 def works(lab: Lab, program: str = "test_connect_blocking") -> int:
     """A real program still works; how many of its connections took the host path."""
-    words: list = [build() / program, lab.ip("c2"), str(PEER_PORT)]
+    words: list[Any] = [build() / program, lab.ip("c2"), str(PEER_PORT)]
     outcome = run_program(lab, "c1", "slim", words)
     assert outcome.status == 0, f"\n{outcome.said}"
     return outcome.slim
@@ -171,9 +172,9 @@ def hello(slim_lab: Lab) -> Iterator[bytes]:
 
 def knock(lab: Lab, source: str, records: list[bytes], half: bool = False) -> list[str]:
     port = endpoint_row(lab, "c2")["data_port"]
-    words = [PYTHON, "-c", KNOCK, lab.hostip("c2"), str(port), "half" if half else "open"]
+    words: Words = [PYTHON, "-c", KNOCK, lab.hostip("c2"), str(port), "half" if half else "open"]
     said = lab.run(source, [*words, *(f"-{record.hex()}" for record in records)], timeout=120)
-    return said.stdout.split()
+    return str(said.stdout).split()
 
 
 @pytest.mark.parametrize("source", ["node1", "node2"])
@@ -214,7 +215,15 @@ def test_a_container_cannot_reach_a_data_port_with_anothers_hello(
 ) -> None:
     """From inside a container there is no way to the host's address at all, or a reset."""
     port = endpoint_row(slim_lab, "c2")["data_port"]
-    words = [PYTHON, "-c", KNOCK, slim_lab.hostip("c2"), str(port), "open", f"-{hello.hex()}"]
+    words: Words = [
+        PYTHON,
+        "-c",
+        KNOCK,
+        slim_lab.hostip("c2"),
+        str(port),
+        "open",
+        f"-{hello.hex()}",
+    ]
     done = slim_lab.run("c3", words, check=False, timeout=30)
     assert done.returncode != 0 or done.stdout.split() == ["reset"], done.stdout
 
@@ -231,7 +240,7 @@ def test_strangers_in_number_do_not_shut_others_out(slim_lab: Lab) -> None:
         "print('crowd', flush=True)\n"
         "time.sleep(30)\n"
     )
-    words = [PYTHON, "-c", crowd, slim_lab.hostip("c2"), str(port)]
+    words: Words = [PYTHON, "-c", crowd, slim_lab.hostip("c2"), str(port)]
     process = slim_lab.popen("node1", words, stdout=subprocess.PIPE, text=True)
     read_until(process, "crowd", 20)
     assert works(slim_lab) > 0
@@ -244,7 +253,7 @@ def test_hostile_messages_on_the_unix_socket(slim_lab: Lab, what: str) -> None:
     row = endpoint_row(slim_lab, "c1")
     before = sum_of(slim_lab, "c1", "shim_hostile") + sum_of(slim_lab, "c1", "listen_refused")
     count = 50 if what == "silent" else 200
-    words = [PYTHON, "-c", HOSTILE, what, "7", str(count)]
+    words: Words = [PYTHON, "-c", HOSTILE, what, "7", str(count)]
     done = slim_lab.run("c1", words, "overlay", check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "bad 0", "the router kept a connection that broke the protocol"
@@ -266,7 +275,7 @@ def test_odd_descriptors_do_not_pile_up_in_the_worker(slim_lab: Lab) -> None:
 
     before = held()
     for seed in ("1", "2"):
-        words = [PYTHON, "-c", HOSTILE, "fds", seed, "150"]
+        words: Words = [PYTHON, "-c", HOSTILE, "fds", seed, "150"]
         slim_lab.run("c1", words, "overlay", timeout=120)
     wait_for(lambda: held() <= before + 8, 10, f"descriptors are closed ({before} before)")
 
@@ -274,7 +283,7 @@ def test_odd_descriptors_do_not_pile_up_in_the_worker(slim_lab: Lab) -> None:
 def test_a_namespace_without_an_endpoint_is_turned_away(slim_lab: Lab) -> None:
     """The host's own namespace is nobody's: its programs get no worker."""
     before = slim_lab.slimctl("node1", "status")["events"].get("shim_unknown_namespace", 0)
-    words = [PYTHON, "-c", HOSTILE, "garbage", "3", "20"]
+    words: Words = [PYTHON, "-c", HOSTILE, "garbage", "3", "20"]
     slim_lab.run("node1", words, check=False, timeout=60)
     after = slim_lab.slimctl("node1", "status")["events"].get("shim_unknown_namespace", 0)
     assert after - before >= 20

@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 
 from lab.client import Lab, wait_for
-from tests.integration.helpers import PEER_PORT, PYTHON, build, run_program, start_peer
+from slim_router import frames
+from slim_router.wire import pack_addr
+from tests.integration.helpers import PEER_PORT, PYTHON, Words, build, run_program, start_peer
 
 #: Speaks the trunk protocol of docs/protocol.md with the files of the node it runs on.
 ROGUE = r"""
-import socket, ssl, struct, sys, time
-host, name, what = sys.argv[1:4]
-def vip(text): return bytes(10) + b"\xff\xff" + socket.inet_aton(text)
-def frame(kind, body): return struct.pack("!HBBI", 0x5354, 1, kind, len(body)) + body
-tenant = bytes([7]) + b"default"
+import socket, ssl, sys, time
+host, what, sent = sys.argv[1:4]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.minimum_version = ssl.TLSVersion.TLSv1_3
 context.load_verify_locations("/etc/slim/tls/ca.pem")
@@ -32,22 +31,7 @@ raw = socket.create_connection((host, 6790), 5)
 try:
     s = context.wrap_socket(raw)
     s.settimeout(5)
-    s.sendall(frame(1, struct.pack("!I", 99) + b"k" * 32 + name.encode()))
-    if what == "claims":
-        for _ in range(3):
-            s.sendall(frame(2, tenant + vip("10.44.0.4") + struct.pack("!HB", 20000, 1)))
-            s.sendall(frame(2, tenant + vip("10.44.0.2") + struct.pack("!HB", 20000, 1)))
-            s.sendall(frame(3, tenant + vip("10.44.0.4") + vip("10.44.0.2") + struct.pack("!H", 7000)))
-            s.sendall(frame(4, struct.pack("!Q", 5) + tenant + vip("10.44.0.4")
-                      + struct.pack("!H", 4000) + vip("10.44.0.2") + struct.pack("!H", 7000)))
-    elif what == "truncated":
-        s.sendall(frame(2, tenant + vip("10.44.0.1"))[:-3] + frame(6, bytes(8)))
-    elif what == "garbage":
-        s.sendall(b"\xff" * 4000)
-    elif what == "oversized":
-        s.sendall(struct.pack("!HBBI", 0x5354, 1, 2, 1 << 30))
-    elif what == "replayed-open":
-        s.sendall(frame(1, struct.pack("!I", 99) + b"k" * 32 + name.encode()))
+    s.sendall(bytes.fromhex(sent))
     end = time.monotonic() + 4
     said = b""
     while time.monotonic() < end:
@@ -79,17 +63,37 @@ def rogue_lab(slim_lab: Lab):
 
 
 def events(lab: Lab) -> dict[str, Any]:
-    return lab.slimctl("node2", "status")["events"]
+    return dict(lab.slimctl("node2", "status")["events"])
 
 
-def rogue(lab: Lab, what: str, name: str = "node1") -> str:
-    words = [PYTHON, "-c", ROGUE, lab.hostip("node2"), name, what]
-    return lab.run("node1", words, timeout=30).stdout.strip()
+def vip(number: int) -> bytes:
+    return pack_addr(f"10.44.0.{number}")
+
+
+def claims() -> bytes:
+    """What only node2 may say of c2 and c4, its own endpoints."""
+    said = (
+        frames.Announce("default", vip(4), 20000, True, 1),
+        frames.Announce("default", vip(2), 20000, True, 1),
+        frames.Withdraw("default", vip(4), vip(2), 7000),
+        frames.Query(5, "default", vip(4), 4000, vip(2), 7000),
+    )
+    return b"".join(frames.encode(frame) for frame in said) * 3
+
+
+def opening(name: str = "node1") -> bytes:
+    return frames.encode(frames.Open(99, b"k" * 32, name))
+
+
+def rogue(lab: Lab, sent: bytes, what: str = "") -> str:
+    """Open a trunk from node1, send these bytes; "open" or "closed" at the end of 4 s."""
+    words: Words = [PYTHON, "-c", ROGUE, lab.hostip("node2"), what, sent.hex()]
+    return str(lab.run("node1", words, timeout=30).stdout).strip()
 
 
 def local_peers_work(lab: Lab) -> None:
     """c4 reaches c2, both on node2, over the host path: they were not touched."""
-    words: list = [build() / "test_connect_blocking", lab.ip("c2"), str(PEER_PORT)]
+    words: Words = [build() / "test_connect_blocking", lab.ip("c2"), str(PEER_PORT)]
     for _ in range(2):  # the first may be cold
         outcome = run_program(lab, "c4", "slim", words)
         assert outcome.status == 0, f"\n{outcome.said}"
@@ -99,7 +103,7 @@ def local_peers_work(lab: Lab) -> None:
 def test_claims_of_anothers_vips_are_counted_and_void(rogue_lab: Lab) -> None:
     local_peers_work(rogue_lab)
     before = events(rogue_lab)
-    rogue(rogue_lab, "claims")
+    rogue(rogue_lab, opening() + claims())
     after = events(rogue_lab)
     for what in ("announce", "withdraw", "query"):
         key = f"{what}_not_its_vip"
@@ -107,22 +111,32 @@ def test_claims_of_anothers_vips_are_counted_and_void(rogue_lab: Lab) -> None:
     local_peers_work(rogue_lab)
 
 
-@pytest.mark.parametrize("what", ["truncated", "garbage", "oversized", "replayed-open"])
+MALFORMED = {
+    "truncated": frames.encode(frames.Announce("default", vip(1), 20000, True, 1))[:-3]
+    + frames.encode(frames.Ping(bytes(8))),
+    "garbage": b"\xff" * 4000,
+    "oversized": frames.HEADER.pack(frames.MAGIC, frames.VERSION, frames.ANNOUNCE, 1 << 30),
+    "another version": frames.HEADER.pack(frames.MAGIC, 99, frames.PING, 8) + bytes(8),
+    "opened twice": opening(),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
 def test_malformed_frames_end_the_trunk(rogue_lab: Lab, what: str) -> None:
-    assert rogue(rogue_lab, what).startswith("closed")
+    assert rogue(rogue_lab, opening() + MALFORMED[what]).startswith("closed")
     local_peers_work(rogue_lab)
 
 
 def test_another_hosts_name_is_refused(rogue_lab: Lab) -> None:
     """node1's certificate, node2's (or nobody's) name in OPEN."""
-    for name in ("node2", "node9", "x" * 300):
-        assert rogue(rogue_lab, "claims", name).startswith("closed"), name
+    for name in ("node2", "node9", "x" * 200):
+        assert rogue(rogue_lab, opening(name) + claims()).startswith("closed"), name
     local_peers_work(rogue_lab)
 
 
 def test_without_a_certificate_there_is_no_trunk(rogue_lab: Lab) -> None:
     before = events(rogue_lab).get("trunk_handshake_failed", 0)
-    assert rogue(rogue_lab, "no-certificate").startswith("closed")
+    assert rogue(rogue_lab, opening(), "no-certificate").startswith("closed")
     wait_for(
         lambda: events(rogue_lab).get("trunk_handshake_failed", 0) > before, 10, "it is counted"
     )
