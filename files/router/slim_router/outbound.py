@@ -127,6 +127,9 @@ class Outbound:
     ) -> None:  # fmt: skip
         worker = self.worker
         sport = lport if flags & wire.F_BOUND else self._port(lease, peer, pport)
+        if not sport:
+            self._plain(shim, seq, cookie, peer, pport, wire.R_LIMIT, now)
+            return
         location = lease.location
         assert location.mac is not None
         location.nonce = nonce = location.nonce + 1
@@ -171,15 +174,15 @@ class Outbound:
             self._renew(lease, peer, pport)
 
     def _port(self, lease: Lease, peer: bytes, pport: int) -> int:
-        """A virtual source port that no live connection to this destination has."""
+        """A virtual source port that no live connection to this destination has; 0: none left."""
         names = self.worker.table.names
         port = lease.next_port
-        for _ in range(256):
+        for _ in range(self.low, self.high + 1):
             port = port + 1 if port < self.high else self.low
             if (peer, pport, port) not in names:
-                break
-        lease.next_port = port
-        return port
+                lease.next_port = port
+                return port
+        return 0
 
     def _plain_reason(self, peer: bytes, pport: int, now: float) -> int:
         if peer == self.worker.vip:

@@ -38,21 +38,28 @@ class Table:
     def __init__(self, live: Callable[[bool], Iterator[sockdiag.Sock]]) -> None:
         """*live* yields every live TCP socket of both namespaces (sockdiag.Sock)."""
         self.rows: dict[int, Row] = {}
-        self.names: set[tuple[bytes, int, int]] = set()
+        self.names: dict[tuple[bytes, int, int], int] = {}  # how many rows have it
         self._live = live
         self._limit = GROWTH
 
     def add(self, cookie: int, row: Row) -> None:
+        if cookie in self.rows:  # a shim may call anything the socket's cookie
+            self.drop(cookie)
         self.rows[cookie] = row
         if row.outgoing and row.slim:
-            self.names.add((row.dst, row.dport, row.sport))
+            name = (row.dst, row.dport, row.sport)
+            self.names[name] = self.names.get(name, 0) + 1
         if len(self.rows) > self._limit:
             self.reap()
 
     def drop(self, cookie: int) -> Row | None:
         row = self.rows.pop(cookie, None)
         if row is not None and row.outgoing and row.slim:
-            self.names.discard((row.dst, row.dport, row.sport))
+            name = (row.dst, row.dport, row.sport)
+            # A program that binds its port has the name again before the dead row is reaped.
+            self.names[name] -= 1
+            if not self.names[name]:
+                del self.names[name]
         return row
 
     def reap(self) -> None:
