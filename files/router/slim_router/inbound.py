@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import wire
 from .listeners import HOLD_S, Delivered, Listener, reset
-from .loop import IN, Timer
+from .loop import HUP, IN, RDHUP, Timer
 from .peers import Pair
 from .table import Row
 
@@ -260,7 +260,9 @@ class Inbound:
         self._acknowledge_at_once(sock)
         timer = self.worker.loop.after(COMMIT_S, lambda: self._expire(key, sock))
         self.prepared[key] = Prepared(sock, pair, nonce, timer)
-        self.worker.loop.add(sock.fileno(), IN, lambda mask: self._on_commit(key, sock))
+        self.worker.loop.add(
+            sock.fileno(), IN | RDHUP, lambda mask: self._on_commit(key, sock, mask)
+        )
 
     @staticmethod
     def _acknowledge_at_once(sock: socket.socket) -> None:
@@ -285,14 +287,15 @@ class Inbound:
             self._end_prepared(key, entry)
             self._release(key)
 
-    def _on_commit(self, key: Key, sock: socket.socket) -> None:
+    def _on_commit(self, key: Key, sock: socket.socket, mask: int) -> None:
         entry = self.prepared.get(key)
         if entry is None or entry.sock is not sock:
             return
         # Peek until all of it is there: the bytes behind it are the application's.
         try:
             raw = sock.recv(wire.COMMIT_SIZE, socket.MSG_DONTWAIT | socket.MSG_PEEK)
-            if 0 < len(raw) < wire.COMMIT_SIZE:
+            # (A cut-off one stays readable for ever: that is an error like any other.)
+            if 0 < len(raw) < wire.COMMIT_SIZE and not mask & (HUP | RDHUP):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wire.COMMIT_SIZE)
                 return
             if raw:

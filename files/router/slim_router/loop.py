@@ -18,6 +18,7 @@ from collections.abc import Callable
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
 HUP = select.EPOLLHUP | select.EPOLLERR
+RDHUP = select.EPOLLRDHUP
 BATCH = 32  # events a pass: what they say must not be old news when we come to them
 
 

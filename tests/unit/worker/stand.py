@@ -143,8 +143,9 @@ def read_exactly(sock: socket.socket, size: int, timeout: float = PATIENCE) -> b
 
 def alive(sock: socket.socket) -> bool:
     """Neither closed nor reset by the other side, as far as we know now."""
+    sock.settimeout(0)  # with a limit, Python itself would wait
     try:
-        return sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
+        return sock.recv(1, socket.MSG_PEEK) != b""
     except BlockingIOError:
         return True
     except OSError:
@@ -314,8 +315,9 @@ class App:
     @property
     def idle(self) -> bool:
         """Is nothing there to accept?"""
+        self.channel.settimeout(0)
         try:
-            return not self.channel.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            return not self.channel.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
 
