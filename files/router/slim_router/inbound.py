@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import wire
-from .listeners import HOLD_S, Delivered, Listener, reset
+from .listeners import HOLD_S, RECOVERED_S, Delivered, Listener, reset
 from .loop import HUP, IN, RDHUP, Timer
 from .peers import Pair
 from .table import Row
@@ -240,7 +240,7 @@ class Inbound:
             status = wire.R_NOT_LISTENING
         elif listener.full or len(self.prepared) >= PREPARED:
             status = wire.R_LIMIT
-        elif key in self.delivered:
+        elif key in self.delivered or time.monotonic() - listener.ours_since < RECOVERED_S:
             status = wire.R_NOT_READY
         old = self.prepared.get(key)
         if old is not None and status == wire.R_NONE:

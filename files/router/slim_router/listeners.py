@@ -29,6 +29,9 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER that turns close() into a reset
 HOLD_S = 1.0  # how long an overlay connection waits for its verdict at most
 REMEMBER_S = 60.0  # how long we know that an overlay connection was delivered
 SHARE_S = 5.0  # a recovered channel is offered to the listener's other processes
+# An overlay connection that was made before a listener was recovered may be in the
+# application's own hands already: no host connection may be promised for it.
+RECOVERED_S = 1.0
 SLACK = 256  # host connections that may pass a full queue: their lease was good
 
 
@@ -49,7 +52,7 @@ class Listener:
 
     __slots__ = (
         "worker", "sock", "channel", "shared", "cookie", "channel_cookie", "addr", "port",
-        "backlog", "queue", "paused", "blocked",
+        "backlog", "queue", "paused", "blocked", "ours_since",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +71,7 @@ class Listener:
         self.queue: deque[tuple[bytes, socket.socket]] = deque()
         self.paused = False
         self.blocked = False
+        self.ours_since = time.monotonic() if shared is not None else 0.0
         if shared is not None:
             worker.loop.after(SHARE_S, self.unshare)
         channel.setblocking(False)

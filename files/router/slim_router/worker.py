@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import ctypes
 import json
 import os
@@ -33,6 +34,7 @@ from .table import PERIOD, Table
 CLONE_NEWNET = 0x40000000
 MAX_MESSAGE = 65536
 DUMP_PIECE = 100  # rows a message: below the 60,000 bytes of the contract
+PRIORITY = -10
 BARRIERS = 64  # peers that a closing listener waits for
 WITHDRAW_S = 0.03  # and for how long
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -282,6 +284,10 @@ def main(link: socket.socket) -> int:
     """Serve one endpoint until the supervisor goes; *link* is the socket to it."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Applications wait for us, event loops for a few milliseconds only: a busy host
+    # must not keep us from answering.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     data, ancillary, _flags, _ = link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(8))
     fds = _descriptors(list(ancillary))
     if not data:
