@@ -48,7 +48,8 @@ def kill(lab: Lab, node: str) -> None:
     never accepted by both applications. What comes after must work.
     """
     rows = lab.slimctl(node, "endpoints")["endpoints"]
-    pids = [lab.kill_router(node), *(row["pid"] for row in rows if row["pid"])]
+    zygote = lab.slimctl(node, "status")["zygote"]["pid"]
+    pids = [lab.kill_router(node), zygote, *(row["pid"] for row in rows if row["pid"])]
     wait_for(lambda: not any(alive(pid) for pid in pids), what=f"the router of {node} is dead")
 
 
