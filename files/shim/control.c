@@ -49,7 +49,7 @@ static struct slim_prefix prefixes[SLIM_MAX_PREFIXES];
 static unsigned int nprefixes;
 static uint8_t vip[16];
 static uint64_t own_netns;
-static uint32_t swap_us = 5000, blocking_swap_us = 10000, reply_us = 10000;
+static uint32_t swap_us = 5000, blocking_swap_us = 10000, reply_us = 20000;
 
 void slim_message(struct slim_msg *msg, uint8_t type)
 {

@@ -42,7 +42,7 @@ class Bounds:
 
     swap_us: int = 5000  # how long a non-blocking connect may wait for its swap
     blocking_swap_us: int = 10000  # the same for a blocking connect
-    reply_us: int = 10000  # how long a shim waits for any reply
+    reply_us: int = 20000  # how long a shim waits for any reply
     lease_s: float = 30  # how long a lease holds
     connect_s: float = 1  # how long a host connection may take to come up
     ping_s: float = 2  # seconds between PINGs on a trunk
