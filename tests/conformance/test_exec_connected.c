@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 	char *args[] = { "/proc/self/exe", argv[1], argv[2], "--fd", number, NULL };
 	char *six[] = { "CONF_FAMILY=6", NULL }, *four[] = { NULL };
 	char **bare = conf.family == AF_INET6 ? six : four;
-	int fd = conf_dial(CONF_ECHO), status;
+	int fd = conf_dial(CONF_ECHO);
 	pid_t pid;
 
 	snprintf(number, sizeof(number), "%d", fd);
@@ -119,9 +119,10 @@ int main(int argc, char **argv)
 	}
 	conf_join(pid);
 #endif
+#ifdef __GLIBC__ /* the machine's shell is: a musl library cannot be preloaded there */
 	char command[5000];
 	snprintf(command, sizeof(command), "exec %s %s %s --fd %d", self, argv[1], argv[2], fd);
-	status = system(command);
+	int status = system(command);
 	CHECK(status == 0, "system() gives 0x%x", status);
 	FILE *out = popen(command, "r");
 	CHECK(out, "popen");
@@ -129,6 +130,7 @@ int main(int argc, char **argv)
 	while (fgets(line, sizeof(line), out))
 		fputs(line, stdout);
 	CHECK(pclose(out) == 0, "popen's child");
+#endif
 	conf_ok("the rest of the exec family, system and popen");
 
 	/* In progress during exec: the new program finishes it. */
@@ -147,8 +149,10 @@ int main(int argc, char **argv)
 
 	/* FD_CLOEXEC works still. */
 	CHECK(fcntl(fd, F_SETFD, FD_CLOEXEC) == 0, "F_SETFD");
+#ifdef __GLIBC__
 	snprintf(command, sizeof(command), "test ! -e /proc/self/fd/%d", fd);
 	CHECK(system(command) == 0, "a close-on-exec descriptor is open after exec");
+#endif
 	conf_names(fd, CONF_ECHO);
 	close(fd);
 	conf_ok("close-on-exec");
