@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 Key = tuple[bytes, int, int]  # source vip, source port, our port
 
 HELLO_S = 3.0  # a stranger may stay silent this long
-COMMIT_S = 130.0  # a prepared connection waits as long as a SYN is retried
+COMMIT_S = 10.0  # the other side closes what it does not offer much earlier
+HOLD_MAX_S = 4.0  # an overlay connection is held no longer, whatever was said
+PREPARE_S = 1.5  # held for longer than this, it is not prepared for any more
 MATCH_S = 5.0  # COMMIT seen, overlay connection not yet
 UNPROVEN = 512  # connections that have not shown a valid hello yet
 PREPARED = 4096
@@ -39,6 +41,7 @@ class Held:
 
     sock: socket.socket
     listener: Listener
+    since: float
     timer: Timer | None = None
 
 
@@ -240,7 +243,11 @@ class Inbound:
             status = wire.R_NOT_LISTENING
         elif listener.full or len(self.prepared) >= PREPARED:
             status = wire.R_LIMIT
-        elif key in self.delivered or time.monotonic() - listener.ours_since < RECOVERED_S:
+        elif (
+            key in self.delivered
+            or (key in self.held and time.monotonic() - self.held[key].since > PREPARE_S)
+            or time.monotonic() - listener.ours_since < RECOVERED_S
+        ):
             status = wire.R_NOT_READY
         old = self.prepared.get(key)
         if old is not None and status == wire.R_NONE:
@@ -354,7 +361,7 @@ class Inbound:
             return
         if key in self.held:  # a port used again: the older one is no shadow any more
             self._release(key)
-        held = Held(sock, listener)
+        held = Held(sock, listener, time.monotonic())
         self.held[key] = held
         if prepared is not None and prepared.committed:
             self._match(key, prepared)
@@ -381,6 +388,14 @@ class Inbound:
     def _verdict_late(self, key: Key, sock: socket.socket) -> None:
         held = self.held.get(key)
         if held is None or held.sock is not sock:
+            return
+        age = time.monotonic() - held.since
+        if age < HOLD_MAX_S:
+            # One that prepares is trusted to decide (it closes after OFFER_S at the
+            # latest); of the others we ask again whether they still mean to.
+            held.timer = self.worker.loop.after(HOLD_S, lambda: self._verdict_late(key, sock))
+            if key not in self.prepared:
+                self.queries[self.ask(key[0], key[1], key[2])] = key
             return
         # A client that never looks whether its connect is done (it waits for the
         # server's first byte, say) never asks for the swap: the overlay it is.

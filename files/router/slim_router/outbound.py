@@ -31,6 +31,10 @@ PLAIN_S = 0.25  # how long "listens, but not through Slim" is believed
 ATTEMPTS = 4096
 MARGIN_US = 3000  # what a warm answer may take
 CLOCKS_DIFFER_US = 60_000_000  # the shim lives in another time namespace
+# A prepared connection is offered no later than this after its PREPARE: the other
+# side, which began to hold the overlay connection at about that time, gives up only
+# well after (inbound.HOLD_MAX_S), so that COMMIT never meets a reset.
+OFFER_S = 1.0
 LINGER_S = 150.0  # an attempt nobody asks about any more
 FLAGS = socket.MSG_FASTOPEN | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 CLOEXEC = socket.SOCK_CLOEXEC
@@ -58,6 +62,8 @@ class Attempt:
     swap_seq: int | None = None
     swap_shim: Shim | None = None
     timer: Timer | None = None
+    expiry: Timer | None = None  # of the prepared host connection
+    expired: bool = False
     overlay: socket.socket | None = None  # ours, when this is a renewal
     overlay_up: bool = False
 
@@ -298,6 +304,15 @@ class Outbound:
             self._fail(attempt, wire.R_HOST_FAILED)
             return
         self.worker.loop.add(sock.fileno(), IN, lambda mask: self._on_ack(attempt, mask))
+        attempt.expiry = self.worker.loop.after(OFFER_S, lambda: self._expired(attempt))
+
+    def _expired(self, attempt: Attempt) -> None:
+        """Nobody has asked for it: the overlay's SYN is repeated, or its owner never looks."""
+        if attempt.overlay is not None:
+            self._renewal_over(attempt, refused=False)
+        elif attempt.sock is not None:
+            attempt.expired = True
+            self._fail(attempt, wire.R_NOT_READY)
 
     def _on_ack(self, attempt: Attempt, mask: int) -> None:
         sock, location = attempt.sock, attempt.location
@@ -339,6 +354,9 @@ class Outbound:
             self._renewal_over(attempt, refused=True)
 
     def _close_host(self, attempt: Attempt) -> None:
+        if attempt.expiry is not None:
+            attempt.expiry.cancel()
+            attempt.expiry = None
         attempt.ready = False
         if attempt.sock is not None:
             self.worker.loop.remove(attempt.sock.fileno())
@@ -352,6 +370,12 @@ class Outbound:
             shim.reply(wire.message(wire.KEEP, seq, error=wire.R_NOT_READY))
             return
         attempt.swap_shim, attempt.swap_seq = shim, seq
+        if attempt.expired:
+            # The overlay took longer than we offer: once more, now that it is through.
+            attempt.expired, attempt.failed, attempt.answer = False, 0, b""
+            self._prepare(attempt)
+            if attempt.number not in self.attempts:
+                return
         if attempt.ready:
             self._swapped(attempt)
         elif attempt.failed:
