@@ -40,27 +40,70 @@ SLIM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 	return result;
 }
 
-/* Does this event speak of that pending descriptor? */
-static bool speaks_of(const struct slim_slot *slot, int epfd, uint64_t data)
+/*
+ * Which pending descriptor an event speaks of, by the event's data: made anew
+ * for each call that has events, so that a thousand of both stay cheap.
+ */
+#define INDEX_SIZE (2 * SLIM_PENDING_MAX)
+_Static_assert((INDEX_SIZE & (INDEX_SIZE - 1)) == 0, "a power of two");
+
+struct entry {
+	uint64_t data;
+	int fd; /* + 1; 0 is empty */
+};
+
+static unsigned int place_of(uint64_t data)
 {
-	for (int i = 0; i < slot->nregs; i++)
-		if (slot->regs[i].epfd == epfd && slot->regs[i].data == data)
-			return true;
-	return false;
+	return (unsigned int)(data * 0x9E3779B97F4A7C15ULL >> 40) & (INDEX_SIZE - 1);
+}
+
+static void note(struct entry *index, uint64_t data, int fd)
+{
+	unsigned int at = place_of(data);
+
+	for (int tries = 0; tries < INDEX_SIZE; tries++, at = (at + 1) & (INDEX_SIZE - 1))
+		if (!index[at].fd) {
+			index[at].data = data;
+			index[at].fd = fd + 1;
+			return;
+		}
+}
+
+static void make_index(struct entry *index, int epfd)
+{
+	int fd;
+
+	memset(index, 0, INDEX_SIZE * sizeof(*index));
+	for (int p = 0; (fd = slim_pending_at(p)) != -2; p++) {
+		struct slim_slot slot;
+
+		if (fd < 0 || !slim_peek(fd, &slot))
+			continue;
+		for (int i = 0; i < slot.nregs; i++)
+			if (slot.regs[i].epfd == epfd)
+				note(index, slot.regs[i].data, fd);
+		if (!slot.nregs) /* registered out of our sight: most programs use the number */
+			note(index, (uint64_t)fd, fd);
+	}
 }
 
 /* False: the event must not be seen; it comes again. */
-static bool settled(int epfd, int fd, const struct slim_slot *slot, int64_t deadline)
+static bool settled(int epfd, int fd, int64_t deadline)
 {
-	switch (slim_resolve(fd, deadline, true)) {
+	struct slim_slot slot;
+	bool late = slim_now_us() >= deadline;
+
+	if (!slim_peek(fd, &slot))
+		return true;
+	switch (late && slot.state == SLIM_PENDING_COLD ? SLIM_LATER : slim_resolve(fd, deadline, true)) {
 	case SLIM_FELL_BACK:
 		return false;
 	case SLIM_LATER:
 		/* An edge or a single shot would not come again by itself. */
-		for (int i = 0; i < slot->nregs; i++) {
-			struct epoll_event event = { .events = slot->regs[i].events, .data.u64 = slot->regs[i].data };
+		for (int i = 0; i < slot.nregs; i++) {
+			struct epoll_event event = { .events = slot.regs[i].events, .data.u64 = slot.regs[i].data };
 
-			if (slot->regs[i].epfd == epfd && event.events & (EPOLLET | EPOLLONESHOT))
+			if (slot.regs[i].epfd == epfd && event.events & (EPOLLET | EPOLLONESHOT))
 				sys_epoll_ctl(epfd, EPOLL_CTL_MOD, fd, &event);
 		}
 		return false;
@@ -73,23 +116,19 @@ static bool settled(int epfd, int fd, const struct slim_slot *slot, int64_t dead
 static int look(int epfd, struct epoll_event *events, int count)
 {
 	int64_t deadline = slim_now_us() + slim_bound_us(false);
+	struct entry index[INDEX_SIZE];
 	int kept = 0;
 
 	slim_saw_epoll(epfd);
+	make_index(index, epfd);
 	for (int i = 0; i < count; i++) {
 		uint64_t data = events[i].data.u64;
+		unsigned int at = place_of(data);
 		bool keep = true;
-		int fd;
 
-		for (int p = 0; (fd = slim_pending_at(p)) != -2; p++) {
-			struct slim_slot slot;
-
-			if (fd < 0 || !slim_peek(fd, &slot))
-				continue;
-			/* A registration that we have not seen (nregs 0) may be any. */
-			if (slot.nregs ? speaks_of(&slot, epfd, data) : (int)data == fd)
-				keep = settled(epfd, fd, &slot, deadline) && keep;
-		}
+		for (int tries = 0; index[at].fd && tries < INDEX_SIZE; tries++, at = (at + 1) & (INDEX_SIZE - 1))
+			if (index[at].data == data)
+				keep = settled(epfd, index[at].fd - 1, deadline) && keep;
 		if (keep)
 			events[kept++] = events[i];
 	}
