@@ -24,6 +24,7 @@
 #define CLAIM_US 100000 /* for a message that is not answered */
 #define HUNG_US 200000 /* a worker that is silent for so long is hung: */
 #define HUNG_REST_US 2000000 /* the overlay serves, and is asked for nothing, for this long */
+#define BOUND_MAX_US 1000000 /* whatever the worker says */
 #define STALE 64 /* late answers that are skipped before we give up */
 
 struct control {
@@ -39,6 +40,7 @@ static int door = -1; /* a copy of a connection, inherited by forked children */
 static uint64_t door_cookie;
 static _Atomic int64_t not_before_us;
 static _Atomic int64_t hung_until_us;
+static _Atomic int silent_us; /* waited in vain since the last answer */
 static _Atomic uint32_t released; /* counts releases while somebody waits */
 static _Atomic int waiting;
 static _Atomic uint32_t uncounted; /* connects on the overlay that the worker does not know of */
@@ -48,7 +50,6 @@ static _Atomic int welcomed;
 static struct slim_prefix prefixes[SLIM_MAX_PREFIXES];
 static unsigned int nprefixes;
 static uint8_t vip[16];
-static uint64_t own_netns;
 static uint32_t swap_us = 5000, blocking_swap_us = 10000, reply_us = 20000;
 
 void slim_message(struct slim_msg *msg, uint8_t type)
@@ -117,11 +118,15 @@ static ssize_t receive(int fd, void *buffer, size_t size, int *rfd)
 	return got;
 }
 
+static uint32_t bounded(uint32_t bound_us)
+{
+	return bound_us < BOUND_MAX_US ? bound_us : BOUND_MAX_US;
+}
+
 static bool greet(int fd)
 {
 	char raw[sizeof(struct slim_msg) + SLIM_MAX_PREFIXES * sizeof(struct slim_prefix)];
 	struct slim_msg msg;
-	socklen_t len = sizeof(own_netns);
 	ssize_t got;
 	int extra;
 
@@ -142,10 +147,9 @@ static bool greet(int fd)
 		memcpy(prefixes, raw + sizeof(msg), msg.count * sizeof(struct slim_prefix));
 		nprefixes = msg.count;
 		memcpy(vip, msg.local, sizeof(vip));
-		swap_us = (uint32_t)msg.value;
-		blocking_swap_us = (uint32_t)(msg.value >> 32);
-		reply_us = msg.error;
-		sys_getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &own_netns, &len);
+		swap_us = bounded((uint32_t)msg.value);
+		blocking_swap_us = bounded((uint32_t)(msg.value >> 32));
+		reply_us = bounded(msg.error);
 		atomic_store(&welcomed, 1);
 	}
 	return true;
@@ -173,26 +177,52 @@ static int join(void)
 	return -1;
 }
 
-static void keep_door(int fd)
+static _Atomic int door_busy;
+
+/* fd becomes the door, unless another thread is at it. */
+static bool keep_door(int fd)
 {
+	int idle = 0;
+
+	if (!atomic_compare_exchange_strong(&door_busy, &idle, 1))
+		return false;
 	if (door >= 0 && slim_cookie(door) == door_cookie)
 		slim_unhide(door);
 	door_cookie = slim_cookie(fd);
 	door = slim_hide(fd);
+	idle = door;
+	atomic_store(&door_busy, 0);
+	return idle >= 0;
+}
+
+static char socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+
+/*
+ * Read once, while there is one thread: getenv() does not go with setenv(). Not for
+ * setuid programs: whoever starts one must not choose the router that serves it.
+ */
+__attribute__((constructor)) static void read_path(void)
+{
+	static bool done;
+	const char *path;
+
+	if (done)
+		return;
+	done = true;
+	path = secure_getenv("SLIM_SOCKET");
+	if (path && strlen(path) < sizeof(socket_path))
+		memcpy(socket_path, path, strlen(path));
 }
 
 static int dial_path(void)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	const char *path = getenv("SLIM_SOCKET");
 	struct timeval limit = { 0, 200000 };
 	int fd;
 
-	if (!path)
-		path = DEFAULT_PATH;
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return -1;
-	memcpy(addr.sun_path, path, strlen(path) + 1);
+	read_path(); /* another library's constructor may run before ours */
+	memcpy(addr.sun_path, socket_path[0] ? socket_path : DEFAULT_PATH,
+	       socket_path[0] ? sizeof(socket_path) : sizeof(DEFAULT_PATH));
 	fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
@@ -212,7 +242,18 @@ static int dial(void)
 		fd = dial_path();
 		if (fd < 0)
 			return -1;
-		keep_door(fd);
+		/*
+		 * The door is for JOIN alone. Were it a copy of this connection too, closing
+		 * this one would not show: see slim_ask, on late answers.
+		 */
+		if (keep_door(fd)) {
+			int own = join();
+
+			if (own >= 0) {
+				sys_close(fd);
+				fd = own;
+			}
+		}
 	}
 	hidden = slim_hide(fd);
 	sys_close(fd);
@@ -260,7 +301,7 @@ static void report_uncounted(int fd)
  */
 static struct control *claim(int wait_us)
 {
-	int64_t end = slim_now_us() + wait_us;
+	int64_t end = slim_now_us() + wait_us, start, now;
 	struct control *found = NULL;
 
 	while (!found) {
@@ -287,7 +328,8 @@ static struct control *claim(int wait_us)
 		return found;
 	}
 	found->fd = -1;
-	if (slim_now_us() >= atomic_load(&not_before_us)) {
+	start = slim_now_us();
+	if (start >= atomic_load(&not_before_us)) {
 		found->fd = dial();
 		if (found->fd >= 0) {
 			found->owner = sys_getpid();
@@ -295,7 +337,9 @@ static struct control *claim(int wait_us)
 			report_uncounted(found->fd);
 			return found;
 		}
-		atomic_store(&not_before_us, slim_now_us() + RETRY_US);
+		/* One that takes the connection and does not greet holds up whoever asks. */
+		now = slim_now_us();
+		atomic_store(&not_before_us, now + (now - start < GREET_US / 2 ? RETRY_US : HUNG_REST_US));
 	}
 	unclaim(found);
 	return NULL;
@@ -327,7 +371,7 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 	     int *rfd, int timeout_us)
 {
 	*rfd = -1;
-	if (slim_foreign_process()) {
+	if (slim_foreign_process() || slim_now_us() < atomic_load(&hung_until_us)) {
 		errno = ECONNREFUSED;
 		return -1;
 	}
@@ -345,8 +389,10 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 			ssize_t got;
 
 			if (left <= 0 || sys_poll(control->fd, POLLIN, (int)left) <= 0) {
-				if (timeout_us >= HUNG_US)
+				if (atomic_fetch_add(&silent_us, timeout_us) + timeout_us >= HUNG_US) {
+					atomic_store(&silent_us, HUNG_US); /* the next vain wait is enough */
 					atomic_store(&hung_until_us, slim_now_us() + HUNG_REST_US);
+				}
 				/* Closing it tells the worker that nobody takes the late answer. */
 				let_go(control);
 				unclaim(control);
@@ -359,6 +405,7 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 			if (got == (ssize_t)sizeof(*reply) && reply->magic == SLIM_MAGIC &&
 			    reply->version == SLIM_VERSION && reply->seq == msg->seq) {
 				unclaim(control);
+				atomic_store(&silent_us, 0);
 				if (reply->type == a || reply->type == b || reply->type == c)
 					return 0;
 				if (*rfd >= 0)
@@ -425,6 +472,7 @@ void slim_control_fork_child(void)
 		atomic_store(&controls[i].busy, 0);
 	}
 	atomic_store(&waiting, 0);
+	atomic_store(&door_busy, 0);
 }
 
 bool slim_on_overlay(const uint8_t addr[16])
@@ -442,14 +490,32 @@ bool slim_on_overlay(const uint8_t addr[16])
 	return false;
 }
 
+bool slim_covers(const uint8_t addr[16])
+{
+	/* Once it is known what the overlay is, the rest costs no look for a router. */
+	return (atomic_load(&welcomed) || slim_ready()) && slim_on_overlay(addr);
+}
+
 const uint8_t *slim_vip(void)
 {
 	return vip;
 }
 
+/* Of the network namespace that we are in; 0: not known. */
 uint64_t slim_own_netns(void)
 {
-	return atomic_load(&welcomed) ? own_netns : 0;
+	static _Atomic uint64_t known;
+	uint64_t cookie = atomic_load(&known);
+	socklen_t len = sizeof(cookie);
+	int fd;
+
+	if (!cookie && (fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) >= 0) {
+		if (sys_getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &len) < 0)
+			cookie = 0;
+		sys_close(fd);
+		atomic_store(&known, cookie);
+	}
+	return cookie;
 }
 
 int slim_bound_us(bool blocking)

@@ -43,7 +43,7 @@ static size_t own_len; /* 0: we came through ld.so.preload */
 
 void slim_exec_init(void)
 {
-	const char *preload = getenv("LD_PRELOAD");
+	const char *preload = secure_getenv("LD_PRELOAD");
 	Dl_info info;
 
 	if (!preload || !dladdr((void *)slim_exec_init, &info) || !info.dli_fname)
