@@ -83,18 +83,20 @@ void slim_carry_options(int from, int to, uint64_t options)
 static void put_under(int fd, int with, const struct slim_slot *slot)
 {
 	int cloexec = sys_fcntl(fd, F_GETFD, 0) & FD_CLOEXEC ? O_CLOEXEC : 0;
+	bool there[SLIM_REGS];
 
 	/*
 	 * dup3 over a descriptor that is in an epoll set while a copy of the old
 	 * file lives leaves events that nobody can delete: take it out first.
 	 */
 	for (int i = 0; i < slot->nregs; i++)
-		sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_DEL, fd, NULL);
+		there[i] = sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_DEL, fd, NULL) == 0;
 	sys_dup3(with, fd, cloexec);
 	for (int i = 0; i < slot->nregs; i++) {
 		struct epoll_event event = { .events = slot->regs[i].events, .data.u64 = slot->regs[i].data };
 
-		sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_ADD, fd, &event);
+		if (there[i]) /* else that set is closed, and its number may be another's */
+			sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_ADD, fd, &event);
 	}
 }
 
@@ -177,13 +179,18 @@ static void find_registrations(int fd, struct slim_slot *slot)
 /*
  * Put `with` under fd, which keeps its flags and its places in epoll sets, and
  * under the copies of fd that this process has. `with` itself is closed.
- * O_NONBLOCK belongs to the file: the caller has made it equal.
+ * O_NONBLOCK belongs to the file: the caller has made it equal. -1, and nothing
+ * has changed but that `with` is closed: fd is not the socket `was` any more, since
+ * another thread has closed it meanwhile.
  */
-int slim_replace(int fd, int with, struct slim_slot *slot)
+int slim_replace(int fd, int with, struct slim_slot *slot, uint64_t was)
 {
 	uint64_t old = slot->flags & SLIM_S_DUPPED ? slim_cookie(fd) : 0;
-	int saved = errno;
+	int saved = errno, result = -1;
 
+	if (slim_cookie(fd) != was)
+		goto out;
+	result = 0;
 	if (!slot->nregs)
 		find_registrations(fd, slot);
 	/* A one-shot registration that has fired shows it only in the kernel. */
@@ -214,10 +221,11 @@ int slim_replace(int fd, int with, struct slim_slot *slot)
 			other.pport = slot->pport;
 			slim_put(i, &other);
 		}
+out:
 	if (slim_hidden(with))
 		slim_unhide(with);
 	else
 		sys_close(with);
 	errno = saved;
-	return 0;
+	return result;
 }

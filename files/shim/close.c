@@ -13,7 +13,6 @@
 
 SLIM_DECLARE_REAL(int, close, int);
 
-/* The channel goes first, so that the worker sees its end before we let the listener go. */
 static void forget(int fd)
 {
 	if (slim_used(fd) && !slim_foreign_process())
@@ -31,9 +30,17 @@ SLIM_EXPORT int close(int fd)
 	if (!slim_used(fd))
 		return REAL(close)(fd);
 	if (slim_peek(fd, &slot) && slot.state == SLIM_LISTENER && !slim_foreign_process()) {
-		int result = sys_close(fd);
+		int hidden = slot.hidden, result;
 
-		forget(fd);
+		/*
+		 * The slot first: the number is anybody's once it is closed. Then the channel,
+		 * so that the worker sees its end before we let the listener go.
+		 */
+		slot.hidden = -1;
+		slim_put(fd, &slot);
+		slim_release(fd, true);
+		result = sys_close(fd);
+		slim_unhide(hidden);
 		slim_sync(SLIM_SYNC_US);
 		return result;
 	}

@@ -18,15 +18,21 @@ SLIM_DECLARE_REAL(int, connect, int, const struct sockaddr *, socklen_t);
 static int disconnect(int fd, struct slim_slot *slot)
 {
 	int fresh = (int)syscall(SYS_socket, slot->family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
-	int flags = sys_fcntl(fd, F_GETFL, 0);
+	int flags = sys_fcntl(fd, F_GETFL, 0), hidden = slot->hidden;
+	uint64_t was = slot->cookie;
 
 	if (fresh < 0)
 		return -1;
 	sys_fcntl(fresh, F_SETFL, flags);
 	slot->state = SLIM_FRESH;
 	slot->cookie = 0;
-	slim_replace(fd, fresh, slot);
+	slot->hidden = -1;
+	if (slim_replace(fd, fresh, slot, was) < 0) {
+		errno = EBADF;
+		return -1;
+	}
 	slim_put(fd, slot);
+	slim_unhide(hidden); /* the overlay's socket that kept the port */
 	return 0;
 }
 
@@ -63,14 +69,7 @@ static bool wanted(int fd, const uint8_t peer[16], int family, const struct slim
 	int protocol = 0, domain = 0;
 	socklen_t len = sizeof(protocol);
 
-	if (slim_is_loopback(peer) || slim_is_any(peer))
-		return false;
-	if (!slim_ready()) {
-		if (slim_on_overlay(peer))
-			slim_uncounted();
-		return false;
-	}
-	if (!slim_on_overlay(peer))
+	if (slim_is_loopback(peer) || slim_is_any(peer) || !slim_covers(peer))
 		return false;
 	if (slot->options & SLIM_OPTION_OVERLAY)
 		return false;
@@ -102,7 +101,7 @@ static bool chosen_port(int fd, const struct slim_slot *slot, uint16_t *port)
 }
 
 static int warm(int fd, int host, struct slim_slot *slot, const struct slim_msg *reply, bool nonblock,
-		const struct sockaddr *addr, socklen_t len)
+		const struct sockaddr *addr, socklen_t len, uint64_t was)
 {
 	slot->cookie = reply->cookie;
 	memcpy(slot->local, reply->local, 16);
@@ -124,7 +123,8 @@ static int warm(int fd, int host, struct slim_slot *slot, const struct slim_msg 
 			slim_carry_options(fd, host, slot->options);
 		slot->state = SLIM_CONNECTED;
 		slot->hidden = slim_keep_port(fd, slot);
-		slim_replace(fd, host, slot);
+		if (slim_replace(fd, host, slot, was) < 0)
+			goto gone;
 		slim_put(fd, slot);
 		return 0;
 	}
@@ -136,13 +136,18 @@ static int warm(int fd, int host, struct slim_slot *slot, const struct slim_msg 
 	if (slot->options)
 		slim_carry_options(fd, host, slot->options);
 	slot->state = SLIM_PENDING_WARM;
-	slim_replace(fd, host, slot);
+	if (slim_replace(fd, host, slot, was) < 0)
+		goto gone;
 	slim_put(fd, slot);
 	if (!slim_pending_add(fd)) { /* looked at by SO_ERROR and its kin only */
 		sys_poll(fd, POLLOUT, slim_bound_us(false));
 		slim_resolve(fd, 0, false);
 	}
 	errno = EINPROGRESS;
+	return -1;
+gone: /* closed by another thread meanwhile */
+	slim_unhide(slot->hidden);
+	errno = EBADF;
 	return -1;
 }
 
@@ -182,13 +187,7 @@ static int cold(int fd, struct slim_slot *slot, uint64_t attempt, int flags, con
 	}
 	slim_tell(&msg);
 	slim_put(fd, slot);
-	if (!slim_pending_add(fd)) {
-		slim_release(fd, true);
-		if (nonblock && result < 0) {
-			errno = error;
-			return -1;
-		}
-	}
+	slim_pending_add(fd); /* a full list: looked at by SO_ERROR and its kin only */
 	if (nonblock) {
 		if (result == 0)
 			slim_resolve(fd, slim_now_us() + slim_bound_us(false), false);
@@ -250,10 +249,11 @@ int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 		return REAL(connect)(fd, addr, len);
 	}
 	slot.family = addr->sa_family;
+	slot.generation = atomic_load(&slim_generation);
 	memcpy(slot.peer, peer, 16);
 	slot.pport = port;
 	if (reply.type == SLIM_WARM && host >= 0)
-		return warm(fd, host, &slot, &reply, nonblock, addr, len);
+		return warm(fd, host, &slot, &reply, nonblock, addr, len, ask.cookie);
 	if (host >= 0)
 		sys_close(host);
 	if (reply.type == SLIM_COLD)

@@ -31,7 +31,8 @@ void slim_dupped(int from, int to)
 		slot.hidden = -1, slot.state = SLIM_CONNECTED; /* its names are right; the original looks after the rest */
 	else if (slot.state == SLIM_PENDING_COLD)
 		slot.state = SLIM_FRESH;
-	slim_put(to, &slot);
+	if (slot.state != SLIM_LISTENER || slot.hidden >= 0) /* else: no room; the worker is asked who it is */
+		slim_put(to, &slot);
 	errno = saved;
 }
 

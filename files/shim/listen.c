@@ -59,6 +59,7 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 	int pair[2], fds[3], shared = -1, hidden, flags;
 	struct timeval limit;
 	socklen_t len = sizeof(limit);
+	uint64_t was = slim_cookie(fd);
 
 	if (syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return false;
@@ -78,7 +79,7 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 	if (slim_ask(&ask, fds, recover ? 3 : 2, SLIM_LISTENING, 0, 0, &reply, &shared, ASK_US) < 0) {
 		sys_close(pair[0]);
 		sys_close(pair[1]);
-		return false;
+		goto as_it_was;
 	}
 	sys_close(pair[1]);
 	if (shared >= 0) { /* another process of ours was first: the same channel */
@@ -88,7 +89,7 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 	hidden = listener == fd ? slim_hide(fd) : listener;
 	if (hidden < 0) {
 		sys_close(pair[0]); /* the worker sees the end of it */
-		return false;
+		goto as_it_was;
 	}
 	if (flags & O_NONBLOCK)
 		sys_fcntl(pair[0], F_SETFL, flags);
@@ -97,9 +98,17 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 	slot->state = SLIM_LISTENER;
 	slot->hidden = hidden;
 	slot->cookie = slim_cookie(pair[0]);
-	slim_replace(fd, pair[0], slot);
+	if (slim_replace(fd, pair[0], slot, was) < 0) {
+		slim_unhide(hidden);
+		return true; /* closed by another thread meanwhile */
+	}
 	slim_put(fd, slot);
 	return true;
+as_it_was:
+	/* The worker has made the listener, the same file, non-blocking. */
+	if (listener == fd)
+		sys_fcntl(fd, F_SETFL, flags);
+	return false;
 }
 
 bool slim_attach(int fd, int backlog, bool recover)
@@ -111,7 +120,8 @@ bool slim_attach(int fd, int backlog, bool recover)
 	if (!slim_peek(fd, &slot))
 		memset(&slot, 0, sizeof(slot));
 	if (!tcp_listener(fd, slot.local, &slot.lport, &family) || slim_is_loopback(slot.local) ||
-	    slot.options & SLIM_OPTION_OVERLAY) {
+	    slot.options & SLIM_OPTION_OVERLAY ||
+	    (!slim_is_any(slot.local) && slim_ready() && !slim_on_overlay(slot.local))) {
 		errno = saved;
 		return false;
 	}
@@ -134,6 +144,7 @@ bool slim_attach(int fd, int backlog, bool recover)
 void slim_listener_lost(int fd, struct slim_slot *slot)
 {
 	int hidden = slot->hidden;
+	uint64_t was = slot->cookie;
 
 	if (slim_ready() && attach(fd, hidden, slot, 4096, true))
 		return;
@@ -143,8 +154,8 @@ void slim_listener_lost(int fd, struct slim_slot *slot)
 	slot->hidden = -1;
 	slot->attempt = 4096;
 	slot->retry_us = slim_now_us() + AGAIN_US;
-	slim_replace(fd, hidden, slot);
-	slim_put(fd, slot);
+	if (slim_replace(fd, hidden, slot, was) == 0)
+		slim_put(fd, slot);
 }
 
 /*
@@ -169,11 +180,10 @@ bool slim_adopt(int fd, struct slim_slot *out)
 		if (!slim_ready())
 			goto no;
 	} else if (name.ss_family == AF_INET || name.ss_family == AF_INET6) {
-		if (!slim_ready())
-			goto no;
+		/* Most sockets are the container's own: they are done with here. */
 		len = sizeof(netns);
 		if (sys_getsockopt(fd, SOL_SOCKET, 71 /* SO_NETNS_COOKIE */, &netns, &len) < 0 ||
-		    netns == slim_own_netns())
+		    netns == slim_own_netns() || !slim_ready())
 			goto no;
 	} else {
 		goto no;

@@ -49,14 +49,21 @@ int slim_pending_at(int index)
 	return atomic_load_explicit(&list[index], memory_order_relaxed) - 1;
 }
 
-/* The parent goes on with them; here they stay what they are. */
+/* The parent goes on with the cold ones (registry.c); the warm ones are ours, too. */
 void slim_pending_fork_child(void)
 {
-	for (int i = 0; i < SLIM_PENDING_MAX && atomic_load(&slim_pending) > 0; i++)
-		if (atomic_exchange(&list[i], 0))
-			atomic_fetch_sub(&slim_pending, 1);
-	atomic_store(&slim_pending, 0);
-	atomic_store(&top, 0);
+	struct slim_slot slot;
+	int left = 0;
+
+	for (int i = 0; i < SLIM_PENDING_MAX; i++) {
+		int fd = atomic_load(&list[i]) - 1;
+
+		if (fd >= 0 && slim_peek(fd, &slot) && slot.state == SLIM_PENDING_WARM)
+			left++;
+		else
+			atomic_store(&list[i], 0);
+	}
+	atomic_store(&slim_pending, left);
 }
 
 static void cancel(uint64_t attempt, uint64_t cookie, int error)
@@ -100,6 +107,7 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	struct iovec iov;
 	struct msghdr commit = { .msg_iov = &iov, .msg_iovlen = 1 };
 	int flags, host;
+	uint64_t was = slot->cookie;
 
 	slim_message(&ask, SLIM_SWAP);
 	ask.value = slot->attempt;
@@ -109,7 +117,8 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	if (reply.type != SLIM_SWAPPED || host < 0)
 		return false;
 	flags = sys_fcntl(fd, F_GETFL, 0);
-	if (flags < 0 || !unused(fd))
+	/* After a fork somebody else may hold the overlay's socket: it must go on. */
+	if (flags < 0 || !unused(fd) || slim_cookie(fd) != was || slot->generation != atomic_load(&slim_generation))
 		goto keep;
 	slim_carry_options(fd, host, slot->options);
 	if ((sys_fcntl(host, F_GETFL, 0) ^ flags) & (O_NONBLOCK | O_ASYNC))
@@ -124,7 +133,10 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	slot->hidden = slim_keep_port(fd, slot);
 	memcpy(slot->local, reply.local, 16);
 	slot->lport = reply.lport;
-	slim_replace(fd, host, slot);
+	if (slim_replace(fd, host, slot, was) < 0) {
+		slim_unhide(slot->hidden);
+		return true;
+	}
 	slim_put(fd, slot);
 	slim_message(&ask, SLIM_COMMITTED);
 	ask.cookie = reply.cookie;
@@ -175,7 +187,7 @@ static enum slim_outcome resolve_warm(int fd, struct slim_slot *slot)
 {
 	struct sockaddr_storage addr;
 	int ready = sys_poll(fd, POLLOUT, 0);
-	int overlay = slot->hidden;
+	int overlay = slot->hidden, flags;
 	socklen_t len;
 
 	if (ready <= 0) {
@@ -194,14 +206,19 @@ static enum slim_outcome resolve_warm(int fd, struct slim_slot *slot)
 	}
 	/* The host path failed before success was reported: the overlay takes over. */
 	cancel(0, slot->cookie, ECONNREFUSED);
-	slim_replace(fd, overlay, slot);
+	flags = sys_fcntl(fd, F_GETFL, 0);
+	if (slim_replace(fd, overlay, slot, slot->cookie) < 0)
+		return SLIM_DONE;
 	len = slim_make_sockaddr(slot->peer, slot->pport, slot->family, &addr);
 	settle(fd, slot);
-	if (sys_connect(fd, (struct sockaddr *)&addr, len) < 0 && errno != EINPROGRESS) {
+	/* (after a fork, parent and child share the overlay's socket) */
+	if (sys_connect(fd, (struct sockaddr *)&addr, len) < 0 && errno != EINPROGRESS && errno != EALREADY &&
+	    errno != EISCONN) {
 		slot->state = SLIM_FAILED;
 		slot->error = (uint8_t)errno;
 		slim_put(fd, slot);
 	}
+	sys_fcntl(fd, F_SETFL, flags); /* as they are now, not as they were at connect */
 	return SLIM_FELL_BACK;
 }
 

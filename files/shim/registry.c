@@ -34,6 +34,7 @@ _Atomic uint32_t slim_generation;
 static _Atomic(struct slim_slot *) chunks[CHUNKS];
 static _Atomic int highest;
 static _Atomic uint8_t hidden_map[HIDDEN_BITS / 8];
+static _Atomic uint64_t hidden_cookies[HIDDEN_BITS]; /* touched where there is one */
 static _Atomic int owner_pid;
 
 __attribute__((constructor)) static void set_owner(void)
@@ -48,10 +49,6 @@ bool slim_foreign_process(void)
 	return owner && owner != sys_getpid();
 }
 
-void slim_registry_fork_child(void)
-{
-	atomic_store(&owner_pid, sys_getpid());
-}
 
 static struct slim_slot *slot_at(int fd, bool make)
 {
@@ -167,6 +164,42 @@ bool slim_claim(int fd, uint8_t from, uint8_t to)
 	return mine;
 }
 
+/*
+ * The child: what another thread was about to do with a slot, nobody will finish
+ * here; and a cold connect that is under way is the parent's to settle. (A warm one
+ * has the same two sockets here and there: whoever looks first at its failure
+ * connects the overlay's.)
+ */
+void slim_registry_fork_child(void)
+{
+	atomic_store(&owner_pid, sys_getpid());
+	for (int fd = 0; fd <= atomic_load(&highest); fd++) {
+		struct slim_slot *slot = slot_at(fd, false);
+		int listening = 0;
+		socklen_t len = sizeof(listening);
+
+		if (!slot)
+			continue;
+		if (atomic_load(&slot->seq) & 1) { /* half written: the worker will tell */
+			memset(BODY(slot), 0, BODY_SIZE);
+			write_end(slot);
+		}
+		if (slot->state == SLIM_PENDING_COLD) { /* stays on the overlay (pending.c, slim_swap) */
+			slot->state = SLIM_FRESH;
+			slot->cookie = 0;
+			slot->hidden = -1;
+		} else if (slot->state == SLIM_RESOLVING) {
+			if (slot->hidden >= 0 &&
+			    sys_getsockopt(slot->hidden, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening) {
+				slot->state = SLIM_LISTENER;
+			} else {
+				slim_unhide(slot->hidden);
+				memset(BODY(slot), 0, BODY_SIZE);
+			}
+		}
+	}
+}
+
 int slim_highest(void)
 {
 	return atomic_load(&highest);
@@ -211,59 +244,69 @@ void slim_release(int fd, bool closing)
 }
 
 /* --- descriptors of our own ------------------------------------------------- */
-static void mark_hidden(int fd, bool on)
+/* Returns whether it was. */
+static bool mark_hidden(int fd, bool on)
 {
-	if (fd < 0 || fd >= HIDDEN_BITS)
-		return;
+	uint8_t bit = (uint8_t)(1 << fd % 8);
+
 	if (on)
-		atomic_fetch_or(&hidden_map[fd / 8], (uint8_t)(1 << fd % 8));
-	else
-		atomic_fetch_and(&hidden_map[fd / 8], (uint8_t)~(1 << fd % 8));
+		return atomic_fetch_or(&hidden_map[fd / 8], bit) & bit;
+	return atomic_fetch_and(&hidden_map[fd / 8], (uint8_t)~bit) & bit;
 }
 
 bool slim_hidden(int fd)
 {
-	return fd >= 0 && fd < HIDDEN_BITS &&
-	       (atomic_load_explicit(&hidden_map[fd / 8], memory_order_relaxed) & (1 << fd % 8));
+	int saved = errno;
+
+	if (fd < 0 || fd >= HIDDEN_BITS ||
+	    !(atomic_load_explicit(&hidden_map[fd / 8], memory_order_relaxed) & (1 << fd % 8)))
+		return false;
+	if (slim_cookie(fd) == atomic_load(&hidden_cookies[fd]))
+		return true;
+	/* Closed behind our back: the number is the program's again. */
+	if (!slim_foreign_process())
+		mark_hidden(fd, false);
+	errno = saved;
+	return false;
 }
 
 int slim_hide(int fd)
 {
 	int copy = sys_fcntl(fd, F_DUPFD_CLOEXEC, HIDE_ABOVE);
 
-	if (copy < 0 && errno == EINVAL) /* a small RLIMIT_NOFILE */
+	if (copy < 0) /* a small RLIMIT_NOFILE, or no room up there */
 		copy = sys_fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (copy >= HIDDEN_BITS) {
 		sys_close(copy);
 		errno = EMFILE;
 		return -1;
 	}
-	mark_hidden(copy, true);
+	if (copy >= 0) {
+		atomic_store(&hidden_cookies[copy], slim_cookie(copy));
+		mark_hidden(copy, true);
+	}
 	return copy;
 }
 
 void slim_unhide(int fd)
 {
-	if (slim_hidden(fd)) {
-		mark_hidden(fd, false);
+	/* Of several that let go of it at once, one closes. */
+	if (slim_hidden(fd) && mark_hidden(fd, false))
 		sys_close(fd);
-	}
 }
 
 int slim_move_hidden(int fd)
 {
-	int copy = slim_hide(fd);
+	/* A control connection that is not where it was is simply opened again. */
+	int copy = slim_control_fd(fd) ? -1 : slim_hide(fd);
 	struct slim_slot slot;
 
-	if (copy < 0)
-		return -1;
-	if (!slim_control_fd(fd)) {
+	if (!slim_control_fd(fd)) /* without room the slots lose it (-1), and the program has its number */
 		for (int i = 0; i <= slim_highest(); i++)
 			if (slim_peek(i, &slot) && slot.hidden == fd) {
 				slot.hidden = copy;
 				slim_put(i, &slot);
 			}
-	} /* a control connection that is not where it was is simply opened again */
 	mark_hidden(fd, false);
 	return copy;
 }

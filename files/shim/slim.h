@@ -134,6 +134,7 @@ int slim_move_hidden(int fd); /* make room at this number */
 /* --- control.c: the worker ------------------------------------------------- */
 bool slim_ready(void); /* a worker answers; tried again now and then */
 bool slim_on_overlay(const uint8_t addr[16]);
+bool slim_covers(const uint8_t addr[16]); /* the same, asking a worker if none has been met */
 const uint8_t *slim_vip(void);
 uint64_t slim_own_netns(void);
 int slim_bound_us(bool blocking);
@@ -160,7 +161,7 @@ bool slim_is_any(const uint8_t addr[16]);
 uint64_t slim_option_bit(int level, int name); /* 0: none of our business */
 #define SLIM_OPTION_OVERLAY (1ULL << 63) /* makes sense on the overlay only */
 void slim_carry_options(int from, int to, uint64_t options);
-int slim_replace(int fd, int with, struct slim_slot *slot); /* keep flags, epoll sets, copies */
+int slim_replace(int fd, int with, struct slim_slot *slot, uint64_t was); /* keep flags, epoll sets, copies */
 void slim_saw_epoll(int epfd);
 
 /* --- pending.c: connects that are under way ---------------------------------- */
