@@ -18,7 +18,7 @@ static void fill(int fd, const struct slim_msg *msg, const struct slim_slot *lis
 
 	/* Queued connections are set to be reset if nobody comes for them. */
 	sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
-	if (listener->options)
+	if (listener->options && !(msg->flags & SLIM_F_OVERLAY)) /* those have inherited them */
 		slim_carry_options(listener->hidden, fd, listener->options);
 	if (flags & SOCK_NONBLOCK)
 		sys_fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
@@ -62,7 +62,7 @@ static int from_channel(int fd, const struct slim_slot *listener, struct sockadd
 			return -1;
 		}
 		sys_close(fresh);
-		in.msg_controllen = sizeof(control.room);
+		in.msg_controllen = CMSG_LEN(sizeof(int)); /* one descriptor, not what padding has room for */
 		in.msg_flags = 0;
 		got = REAL(recvmsg)(fd, &in, flags & SOCK_CLOEXEC ? MSG_CMSG_CLOEXEC : 0);
 		/* A worker that dies leaves our filler unread, which resets the pair. */

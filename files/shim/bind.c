@@ -11,6 +11,16 @@
 #define SYNC_US 250000
 #define TRIES 3
 
+static bool is_tcp(int fd)
+{
+	int protocol = 0, saved = errno;
+	socklen_t size = sizeof(protocol);
+
+	sys_getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size);
+	errno = saved;
+	return protocol == IPPROTO_TCP;
+}
+
 SLIM_EXPORT int bind(int fd, SLIM_CONST_ADDR addr, socklen_t len)
 {
 	const struct sockaddr *name = SLIM_ADDR_OF(addr);
@@ -20,7 +30,7 @@ SLIM_EXPORT int bind(int fd, SLIM_CONST_ADDR addr, socklen_t len)
 	long result = syscall(SYS_bind, fd, name, len);
 
 	for (int i = 0; i < TRIES && result < 0 && errno == EADDRINUSE; i++) {
-		if (!slim_from_sockaddr(name, len, raw, &port) || !slim_ready())
+		if (!slim_from_sockaddr(name, len, raw, &port) || slim_is_loopback(raw) || !is_tcp(fd) || !slim_ready())
 			break;
 		if (!slim_sync(SYNC_US)) {
 			errno = EADDRINUSE;

@@ -27,7 +27,9 @@ SLIM_EXPORT int getsockname(int fd, SLIM_ADDR addr, socklen_t *restrict len)
 	struct slim_slot slot;
 
 	if (known(fd, &slot)) {
-		if (slot.state == SLIM_CONNECTED || slot.state == SLIM_PENDING_WARM)
+		/* (a warm one whose outcome another thread looks at has an overlay socket beside it) */
+		if (slot.state == SLIM_CONNECTED || slot.state == SLIM_PENDING_WARM ||
+		    (slot.state == SLIM_RESOLVING && slot.hidden >= 0) || (slot.state == SLIM_LISTENER && slot.hidden < 0))
 			return give(slot.local, slot.lport, slot.family, out, len);
 		if (slot.state == SLIM_LISTENER)
 			return sys_getsockname(slot.hidden, out, len);

@@ -3,6 +3,7 @@
 #undef _FORTIFY_SOURCE
 #include "slim.h"
 
+#include <alloca.h>
 #include <sys/select.h>
 
 SLIM_DECLARE_REAL(int, select, int, fd_set *, fd_set *, fd_set *, struct timeval *);
@@ -10,10 +11,6 @@ SLIM_DECLARE_REAL(int, pselect, int, fd_set *, fd_set *, fd_set *, const struct 
 
 /* Programs use sets larger than fd_set: count in words, up to this many bytes. */
 #define SET_BYTES 8192
-
-struct sets {
-	unsigned char bits[3][SET_BYTES];
-};
 
 static size_t set_size(int nfds)
 {
@@ -54,15 +51,15 @@ static bool pending(void)
 	return atomic_load_explicit(&slim_pending, memory_order_relaxed) > 0;
 }
 
-static void keep(struct sets *kept, size_t size, fd_set *const set[3], bool back)
+static void keep(unsigned char *kept, size_t size, fd_set *const set[3], bool back)
 {
 	for (int i = 0; i < 3; i++) {
 		if (!set[i])
 			continue;
 		if (back)
-			memcpy(set[i], kept->bits[i], size);
+			memcpy(set[i], kept + i * size, size);
 		else
-			memcpy(kept->bits[i], set[i], size);
+			memcpy(kept + i * size, set[i], size);
 	}
 }
 
@@ -71,12 +68,13 @@ SLIM_EXPORT int select(int nfds, fd_set *restrict r, fd_set *restrict w, fd_set 
 {
 	fd_set *const set[3] = { r, w, e };
 	size_t size = nfds > 0 ? set_size(nfds) : 0;
-	struct sets kept;
+	unsigned char *kept;
 	int got;
 
 	if (!pending() || size > SET_BYTES)
 		return REAL(select)(nfds, r, w, e, timeout);
-	keep(&kept, size, set, false);
+	kept = alloca(3 * size + 1); /* threads may have 16 KB of stack in all */
+	keep(kept, size, set, false);
 	for (;;) {
 		got = REAL(select)(nfds, r, w, e, timeout);
 		if (got <= 0)
@@ -85,7 +83,7 @@ SLIM_EXPORT int select(int nfds, fd_set *restrict r, fd_set *restrict w, fd_set 
 		/* Linux leaves what remains of the time in *timeout. */
 		if (got || (timeout && !timeout->tv_sec && !timeout->tv_usec))
 			return got;
-		keep(&kept, size, set, true);
+		keep(kept, size, set, true);
 	}
 }
 
@@ -94,12 +92,13 @@ SLIM_EXPORT int pselect(int nfds, fd_set *restrict r, fd_set *restrict w, fd_set
 {
 	fd_set *const set[3] = { r, w, e };
 	size_t size = nfds > 0 ? set_size(nfds) : 0;
-	struct sets kept;
+	unsigned char *kept;
 	int got;
 
 	if (!pending() || size > SET_BYTES)
 		return REAL(pselect)(nfds, r, w, e, timeout, mask);
-	keep(&kept, size, set, false);
+	kept = alloca(3 * size + 1); /* threads may have 16 KB of stack in all */
+	keep(kept, size, set, false);
 	for (;;) {
 		got = REAL(pselect)(nfds, r, w, e, timeout, mask);
 		if (got <= 0)
@@ -107,6 +106,6 @@ SLIM_EXPORT int pselect(int nfds, fd_set *restrict r, fd_set *restrict w, fd_set
 		got = look(nfds, r, w, e, got);
 		if (got || (timeout && !timeout->tv_sec && !timeout->tv_nsec))
 			return got;
-		keep(&kept, size, set, true);
+		keep(kept, size, set, true);
 	}
 }

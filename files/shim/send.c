@@ -17,16 +17,23 @@ typedef unsigned int mmsg_flags_t;
 #endif
 SLIM_DECLARE_REAL(int, sendmmsg, int, struct mmsghdr *, unsigned int, mmsg_flags_t);
 
-static bool opens(int flags, const void *addr)
+static bool opens(const struct sockaddr *addr, socklen_t len)
 {
-	return flags & MSG_FASTOPEN && addr;
+	uint8_t raw[16];
+	uint16_t port;
+	int saved = errno;
+	bool ours = slim_from_sockaddr(addr, len, raw, &port) && !slim_is_loopback(raw) &&
+		    slim_covers(raw);
+
+	errno = saved;
+	return ours;
 }
 
 SLIM_EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, SLIM_CONST_ADDR addr, socklen_t len)
 {
 	const struct sockaddr *to = SLIM_ADDR_OF(addr);
 
-	if (opens(flags, to)) {
+	if (flags & MSG_FASTOPEN && opens(to, len)) {
 		if (slim_connect(fd, to, len) < 0)
 			return -1;
 		return REAL(sendto)(fd, data, size, flags & ~MSG_FASTOPEN, NULL, 0);
@@ -36,7 +43,7 @@ SLIM_EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, SLI
 
 SLIM_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	if (msg && opens(flags, msg->msg_name)) {
+	if (flags & MSG_FASTOPEN && msg && opens(msg->msg_name, msg->msg_namelen)) {
 		struct msghdr rest = *msg;
 
 		if (slim_connect(fd, msg->msg_name, msg->msg_namelen) < 0)
@@ -50,7 +57,8 @@ SLIM_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 
 SLIM_EXPORT int sendmmsg(int fd, struct mmsghdr *vector, unsigned int count, mmsg_flags_t flags)
 {
-	if (vector && count && opens((int)flags, vector[0].msg_hdr.msg_name)) {
+	if ((int)flags & MSG_FASTOPEN && vector && count &&
+	    opens(vector[0].msg_hdr.msg_name, vector[0].msg_hdr.msg_namelen)) {
 		ssize_t sent = sendmsg(fd, &vector[0].msg_hdr, (int)flags);
 
 		if (sent < 0)

@@ -8,8 +8,12 @@ SLIM_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, so
 {
 	struct slim_slot slot;
 
-	if (!slim_used(fd) || !slim_get(fd, &slot))
-		return sys_getsockopt(fd, level, name, value, len);
+	if (!slim_used(fd) || !slim_get(fd, &slot)) {
+		/* What a program asks of a descriptor that it was given (socket activation). */
+		if (level != SOL_SOCKET || (name != SO_TYPE && name != SO_DOMAIN && name != SO_PROTOCOL && name != SO_ACCEPTCONN) ||
+		    !slim_adopt(fd, &slot))
+			return sys_getsockopt(fd, level, name, value, len);
+	}
 	if (slot.state == SLIM_LISTENER) {
 		if (level == SOL_SOCKET && name == SO_COOKIE)
 			return sys_getsockopt(fd, level, name, value, len);
@@ -49,7 +53,7 @@ SLIM_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, so
 SLIM_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
 	struct slim_slot slot;
-	int result;
+	int result, alone;
 
 	if (!slim_used(fd) || !slim_get(fd, &slot) || slot.state == SLIM_CONNECTED)
 		return sys_setsockopt(fd, level, name, value, len);
@@ -69,8 +73,11 @@ SLIM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockl
 		uint64_t bit = slim_option_bit(level, name);
 
 		/* A socket for IPv6 alone has no business with mapped addresses. */
-		if (level == IPPROTO_IPV6 && name == IPV6_V6ONLY && len >= sizeof(int) && *(const int *)value)
-			bit = SLIM_OPTION_OVERLAY;
+		if (level == IPPROTO_IPV6 && name == IPV6_V6ONLY && len >= sizeof(alone)) {
+			memcpy(&alone, value, sizeof(alone));
+			if (alone)
+				bit = SLIM_OPTION_OVERLAY;
+		}
 
 		if (bit & ~slot.options) {
 			slot.options |= bit;
