@@ -1,0 +1,919 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One program, many cases: `exercise CASE` behaves like an application, checks what
+ * it is told, and fails if a descriptor is left over. The router that answers, the
+ * peer and the library (plain, UBSAN, ASAN, musl) are the runner's business.
+ *
+ *   exercise ----- overlay: TCP, 10.44.0.0/16 on lo ------ peer 10.44.0.2:7000 (echo)
+ *      \--- SLIM_SOCKET --- run.py's router --- host connections, 127.0.0.2 (echo)
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PEER "10.44.0.2"
+#define OWN "10.44.0.1"
+#define PORT 7000
+#define LISTEN_PORT 7100
+
+#define CHECK(what)                                                                                \
+	do {                                                                                       \
+		if (!(what)) {                                                                     \
+			fprintf(stderr, "%s:%d: %s: not so (errno %d, %s)\n", __FILE__, __LINE__,  \
+				#what, errno, strerror(errno));                                    \
+			_exit(1);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+/* musl has none of its own: the shim's, if it is there. */
+extern int close_range(unsigned int first, unsigned int last, int flags) __attribute__((weak));
+
+static char *self;
+static bool hostile; /* the router may lie: survive, but expect nothing */
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static int open_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int count = 0;
+
+	CHECK(dir);
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+
+static struct sockaddr_in address(const char *ip, int port)
+{
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+
+	inet_pton(AF_INET, ip, &in.sin_addr);
+	return in;
+}
+
+static int try_dial(int type, int port)
+{
+	struct sockaddr_in to = address(PEER, port);
+	int fd = socket(AF_INET, SOCK_STREAM | type, 0);
+
+	CHECK(fd >= 0);
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0 && errno != EINPROGRESS) {
+		CHECK(hostile || errno == EINTR);
+		if (errno == EINTR) { /* connect(2): it goes on by itself */
+			struct pollfd entry = { .fd = fd, .events = POLLOUT };
+
+			while (poll(&entry, 1, 5000) != 1)
+				CHECK(errno == EINTR);
+			return fd;
+		}
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void echo(int fd, const char *text)
+{
+	char got[64];
+	size_t len = strlen(text), have = 0;
+	struct timeval limit = { 5, 0 };
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	if (send(fd, text, len, MSG_NOSIGNAL) != (ssize_t)len) {
+		CHECK(hostile);
+		return;
+	}
+	while (have < len) {
+		struct pollfd entry = { .fd = fd, .events = POLLIN };
+		ssize_t n;
+
+		errno = 0;
+		do
+			poll(&entry, 1, 5000);
+		while (!entry.revents && errno == EINTR);
+		n = recv(fd, got + have, len - have, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			CHECK(hostile);
+			return;
+		}
+		have += (size_t)n;
+	}
+	CHECK(hostile || memcmp(got, text, len) == 0);
+}
+
+/* Both names must be virtual, whatever carries the connection. */
+static void names(int fd)
+{
+	struct sockaddr_in in;
+	socklen_t len = sizeof(in);
+	char text[INET_ADDRSTRLEN];
+
+	memset(&in, 0, sizeof(in));
+	if (getpeername(fd, (struct sockaddr *)&in, &len) < 0) {
+		CHECK(hostile);
+		return;
+	}
+	CHECK(hostile || strcmp(inet_ntop(AF_INET, &in.sin_addr, text, sizeof(text)), PEER) == 0);
+	CHECK(hostile || ntohs(in.sin_port) == PORT);
+	len = sizeof(in);
+	CHECK(getsockname(fd, (struct sockaddr *)&in, &len) == 0);
+	CHECK(hostile || strcmp(inet_ntop(AF_INET, &in.sin_addr, text, sizeof(text)), OWN) == 0);
+}
+
+static int so_error(int fd)
+{
+	int error = -1;
+	socklen_t len = sizeof(error);
+
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0);
+	return error;
+}
+
+static int dial(void)
+{
+	int fd = try_dial(0, PORT);
+
+	if (fd >= 0)
+		names(fd);
+	return fd;
+}
+
+/* --- cases ------------------------------------------------------------------ */
+static void blocking(void)
+{
+	for (int i = 0; i < 10; i++) {
+		int fd = dial();
+
+		if (fd >= 0) {
+			echo(fd, "blocking");
+			CHECK(close(fd) == 0);
+		}
+	}
+}
+
+static void finish(int fd)
+{
+	if (so_error(fd) == 0) {
+		names(fd);
+		echo(fd, "later");
+	} else {
+		CHECK(hostile);
+	}
+	CHECK(close(fd) == 0);
+}
+
+static void polled(void)
+{
+	for (int i = 0; i < 6; i++) {
+		struct pollfd entry = { .fd = try_dial(SOCK_NONBLOCK, PORT), .events = POLLOUT };
+		struct timespec limit = { 5, 0 };
+
+		if (entry.fd < 0)
+			continue;
+		while ((i & 1 ? ppoll(&entry, 1, &limit, NULL) : poll(&entry, 1, 5000)) != 1)
+			CHECK(errno == EINTR);
+		finish(entry.fd);
+	}
+}
+
+static void selected(void)
+{
+	for (int i = 0; i < 6; i++) {
+		int fd = try_dial(SOCK_NONBLOCK, PORT);
+		struct timeval limit = { 5, 0 };
+		struct timespec same = { 5, 0 };
+		fd_set out;
+
+		if (fd < 0)
+			continue;
+		FD_ZERO(&out);
+		FD_SET(fd, &out);
+		CHECK((i & 1 ? pselect(fd + 1, NULL, &out, NULL, &same, NULL) :
+			       select(fd + 1, NULL, &out, NULL, &limit)) == 1);
+		CHECK(FD_ISSET(fd, &out));
+		finish(fd);
+	}
+}
+
+static void epolled(void)
+{
+	int ep = epoll_create1(EPOLL_CLOEXEC), left = 24;
+
+	for (int i = 0; i < 24; i++) {
+		struct epoll_event event = { .events = EPOLLOUT | (i & 1 ? EPOLLET : 0) };
+
+		event.data.fd = try_dial(SOCK_NONBLOCK, PORT);
+		if (event.data.fd < 0)
+			left--;
+		else
+			CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, event.data.fd, &event) == 0);
+	}
+	while (left) {
+		struct epoll_event events[8];
+		int got = epoll_wait(ep, events, 8, 8000);
+
+		CHECK(got > 0);
+		for (int i = 0; i < got; i++, left--)
+			finish(events[i].data.fd);
+	}
+	close(ep);
+}
+
+static void copies(void)
+{
+	int fd = dial(), other = open("/dev/null", O_RDONLY), copy;
+
+	if (fd >= 0) {
+		copy = dup(fd);
+		CHECK(dup2(fd, other) == other);
+		names(copy);
+		names(other);
+		close(fd);
+		echo(other, "copies");
+		close(copy);
+	}
+	CHECK(close(other) == 0);
+	/* A copy made while the connect is under way is the same connection afterwards. */
+	fd = try_dial(SOCK_NONBLOCK, PORT);
+	if (fd >= 0) {
+		struct pollfd entry = { .fd = fd, .events = POLLOUT };
+
+		copy = fcntl(fd, F_DUPFD_CLOEXEC, 100);
+		CHECK(copy >= 100 && poll(&entry, 1, 5000) == 1 && (so_error(fd) == 0 || hostile));
+		echo(fd, "one");
+		echo(copy, "two");
+		close(fd);
+		close(copy);
+	}
+}
+
+static void join(pid_t pid)
+{
+	int status;
+
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void forked(void)
+{
+	int fd = dial();
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		if (fd >= 0) {
+			names(fd);
+			echo(fd, "child");
+		}
+		blocking();
+		_exit(0);
+	}
+	join(pid);
+	if (fd >= 0) {
+		echo(fd, "parent");
+		close(fd);
+	}
+}
+
+/* While a connect is under way the process forks: child and parent both hold it. */
+static void forked_pending(void)
+{
+	for (int who = 0; who < 2; who++) {
+		int fd = try_dial(SOCK_NONBLOCK, PORT);
+		struct pollfd entry = { .fd = fd, .events = POLLOUT };
+		pid_t pid;
+
+		if (fd < 0)
+			continue;
+		pid = fork();
+		if (pid == 0) {
+			if (who == 0) {
+				CHECK(poll(&entry, 1, 5000) == 1 && (so_error(fd) == 0 || hostile));
+				echo(fd, "child first");
+			}
+			_exit(0);
+		}
+		if (who == 0)
+			join(pid);
+		CHECK(poll(&entry, 1, 5000) == 1 && (so_error(fd) == 0 || hostile));
+		names(fd);
+		echo(fd, "then parent");
+		if (who == 1)
+			join(pid);
+		close(fd);
+	}
+}
+
+static uint64_t cookie_of(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t len = sizeof(cookie);
+
+	CHECK(getsockopt(fd, SOL_SOCKET, 57 /* SO_COOKIE */, &cookie, &len) == 0);
+	return cookie;
+}
+
+/* A socket that was pending at fork() is one and the same for parent and child afterwards. */
+static void forked_pending_shared(void)
+{
+	int fd = try_dial(SOCK_NONBLOCK, PORT), go[2];
+	struct pollfd entry = { .fd = fd, .events = POLLOUT };
+	pid_t pid;
+
+	if (fd < 0)
+		return;
+	CHECK(pipe(go) == 0);
+	pid = fork();
+	if (pid == 0) {
+		uint64_t theirs;
+
+		close(go[1]);
+		CHECK(read(go[0], &theirs, 8) == 8); /* the parent has its outcome */
+		CHECK(hostile || theirs == cookie_of(fd));
+		echo(fd, "child's turn");
+		_exit(0);
+	}
+	close(go[0]);
+	CHECK(poll(&entry, 1, 5000) == 1 && (so_error(fd) == 0 || hostile));
+	echo(fd, "parent's turn");
+	uint64_t cookie = cookie_of(fd);
+
+	CHECK(write(go[1], &cookie, 8) == 8);
+	join(pid);
+	close(go[1]);
+	close(fd);
+}
+
+static void executed(void)
+{
+	int fd = dial();
+	char number[16];
+	pid_t pid;
+
+	if (fd < 0)
+		return;
+	snprintf(number, sizeof(number), "%d", fd);
+	pid = vfork();
+	if (pid == 0) {
+		char *const clean[] = { NULL };
+		char *const arguments[] = { self, hostile ? "-h" : "-t", "inherited", number, NULL };
+
+		/* SLIM_SOCKET must come along; LD_PRELOAD does by itself. */
+		execve("/proc/self/exe", arguments, getenv("CLEAN") ? clean : environ);
+		_exit(9);
+	}
+	join(pid);
+	close(fd);
+}
+
+static int listener(int port)
+{
+	struct sockaddr_in own = address(OWN, port);
+	int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+
+	CHECK(fd >= 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	CHECK(bind(fd, (struct sockaddr *)&own, sizeof(own)) == 0);
+	CHECK(listen(fd, 64) == 0);
+	return fd;
+}
+
+/* A client that the shim does not see: it comes over the overlay. */
+static int bare_client(int port)
+{
+	struct sockaddr_in to = address(OWN, port);
+	int fd = (int)syscall(SYS_socket, AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	CHECK(fd >= 0);
+	if (syscall(SYS_connect, fd, &to, sizeof(to)) < 0) {
+		CHECK(hostile);
+		syscall(SYS_close, fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void accepted(void)
+{
+	int fd = listener(LISTEN_PORT), type = 0;
+	socklen_t len = sizeof(type);
+
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM);
+	for (int i = 0; i < 8; i++) {
+		struct sockaddr_in from;
+		int client = bare_client(LISTEN_PORT), got;
+		struct pollfd entry = { .fd = fd, .events = POLLIN };
+
+		CHECK(client >= 0);
+		len = sizeof(from);
+		if (poll(&entry, 1, hostile ? 300 : 5000) != 1) {
+			CHECK(hostile);
+			syscall(SYS_close, client);
+			continue;
+		}
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | (hostile ? O_NONBLOCK : 0));
+		got = i & 1 ? accept4(fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC) : accept(fd, NULL, NULL);
+		CHECK(got >= 0 || hostile);
+		if (got >= 0) {
+			CHECK(hostile || (send(client, "hi", 2, 0) == 2 && recv(got, &type, 2, 0) == 2));
+			CHECK(close(got) == 0);
+		}
+		syscall(SYS_close, client);
+	}
+	/* A copy goes on when the original is closed; fork and close in the child. */
+	int copy = dup(fd);
+	pid_t pid;
+
+	CHECK(close(fd) == 0);
+	pid = fork();
+	if (pid == 0) {
+		CHECK(close(copy) == 0);
+		_exit(0);
+	}
+	join(pid);
+	CHECK(close(copy) == 0);
+}
+
+/* A listener on an address that is not the overlay's is none of our business. */
+static void accepted_elsewhere(void)
+{
+	struct sockaddr_in own = address("192.0.2.1", 7101);
+	int fd = socket(AF_INET, SOCK_STREAM, 0), family = 0;
+	struct sockaddr_storage name;
+	socklen_t len = sizeof(name);
+
+	close(dial());
+	CHECK(bind(fd, (struct sockaddr *)&own, sizeof(own)) == 0 && listen(fd, 8) == 0);
+	CHECK(syscall(SYS_getsockname, fd, &name, &len) == 0);
+	family = name.ss_family;
+	CHECK(family == AF_INET); /* still the kernel's own listener, no channel */
+	close(fd);
+}
+
+static void ranges(void)
+{
+	int fd = dial(), top = open("/dev/null", O_RDONLY);
+	char place[32];
+
+	CHECK(close_range((unsigned int)(fd < 0 ? top : fd < top ? fd : top), UINT_MAX, 0) == 0);
+	snprintf(place, sizeof(place), "/proc/self/fd/%d", top);
+	CHECK(access(place, F_OK) < 0);
+	blocking(); /* the connection to the worker is still there, or is made again */
+}
+
+static void *worker_thread(void *unused)
+{
+	for (int i = 0; i < 20; i++) {
+		int fd = dial();
+
+		if (fd >= 0) {
+			echo(fd, "thread");
+			CHECK(close(fd) == 0);
+		}
+	}
+	return unused;
+}
+
+static void threads(void)
+{
+	pthread_t thread[12];
+
+	for (int i = 0; i < 12; i++)
+		CHECK(pthread_create(&thread[i], NULL, worker_thread, NULL) == 0);
+	for (int i = 0; i < 4; i++) { /* forks in the midst of it */
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			close(dial());
+			_exit(0);
+		}
+		join(pid);
+	}
+	for (int i = 0; i < 12; i++)
+		pthread_join(thread[i], NULL);
+}
+
+static void *waits(void *unused)
+{
+	struct timeval limit = { 0, 1000 };
+	struct timespec same = { 0, 1000000 };
+	struct pollfd entry = { .fd = -1 };
+
+	select(0, NULL, NULL, NULL, &limit);
+	pselect(0, NULL, NULL, NULL, &same, NULL);
+	poll(&entry, 1, 1);
+	return unused;
+}
+
+/* The smallest stack that a thread can have must do, with and without a pending connect. */
+static void small_stack(void)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	int fd = try_dial(SOCK_NONBLOCK, PORT);
+
+	pthread_attr_init(&attr);
+	CHECK(pthread_attr_setstacksize(&attr, PTHREAD_STACK_MIN) == 0);
+	for (int i = 0; i < 2; i++) {
+		CHECK(pthread_create(&thread, &attr, waits, NULL) == 0);
+		pthread_join(thread, NULL);
+		close(fd);
+		fd = -1;
+	}
+	pthread_attr_destroy(&attr);
+}
+
+/* More connects under way than the shim's list holds: none may leave its epoll set. */
+static void many_pending(void)
+{
+	enum { MANY = 1100 };
+	struct rlimit room = { 3 * MANY, 3 * MANY };
+	static int fds[MANY];
+	int ep = epoll_create1(0), left = MANY;
+
+	setrlimit(RLIMIT_NOFILE, &room);
+	for (int i = 0; i < MANY; i++) {
+		struct epoll_event event = { .events = EPOLLOUT, .data.u32 = (uint32_t)i };
+		struct sockaddr_in to = address(PEER, PORT);
+
+		fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		CHECK(fds[i] >= 0 && epoll_ctl(ep, EPOLL_CTL_ADD, fds[i], &event) == 0);
+		CHECK(connect(fds[i], (struct sockaddr *)&to, sizeof(to)) == 0 || errno == EINPROGRESS);
+	}
+	while (left) {
+		struct epoll_event events[64];
+		int got = epoll_wait(ep, events, 64, 8000);
+
+		CHECK(got > 0);
+		for (int i = 0; i < got; i++) {
+			int *fd = &fds[events[i].data.u32];
+
+			CHECK(*fd >= 0);
+			CHECK(so_error(*fd) == 0);
+			CHECK(close(*fd) == 0);
+			*fd = -1;
+			left--;
+		}
+	}
+	close(ep);
+}
+
+/* An epoll set is closed and its number is a new set's: nothing may appear in that. */
+static void epoll_number_again(void)
+{
+	int first = epoll_create1(0), second, fd = try_dial(SOCK_NONBLOCK, PORT);
+	struct epoll_event event = { .events = EPOLLOUT, .data.u64 = 4711 }, got;
+	struct pollfd entry = { .fd = fd, .events = POLLOUT };
+
+	if (fd < 0)
+		return;
+	CHECK(epoll_ctl(first, EPOLL_CTL_ADD, fd, &event) == 0);
+	close(first);
+	second = epoll_create1(0);
+	CHECK(second == first);
+	CHECK(poll(&entry, 1, 5000) == 1 && (so_error(fd) == 0 || hostile));
+	CHECK(epoll_wait(second, &got, 1, 20) == 0);
+	close(fd);
+	close(second);
+}
+
+/* Somebody closes our descriptors by system calls; their numbers become the program's. */
+static void hidden_number_again(void)
+{
+	int used[64], count = 0, null;
+
+	close(dial());
+	for (int fd = 600; fd < 1024; fd++)
+		if (fcntl(fd, F_GETFD) >= 0 && count < 64)
+			used[count++] = fd;
+	CHECK(count > 0 || hostile);
+	for (int i = 0; i < count; i++)
+		syscall(SYS_close, used[i]);
+	null = (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDONLY | O_CLOEXEC);
+	for (int i = 0; i < count; i++)
+		CHECK(syscall(SYS_dup3, null, used[i], 0) == used[i]);
+	for (int i = 0; i < count; i++)
+		CHECK(close(used[i]) == 0); /* the program's own now */
+	close(null);
+	blocking();
+}
+
+/* dup2 onto one of our numbers with no room left to move it to. */
+static void no_room_to_move(void)
+{
+	struct rlimit room = { 1024, 1024 };
+	int used = -1, null = open("/dev/null", O_RDONLY), filler[1024], count = 0;
+
+	setrlimit(RLIMIT_NOFILE, &room);
+	close(dial());
+	for (int fd = 600; fd < 1024 && used < 0; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			used = fd;
+	CHECK(used >= 0);
+	while ((filler[count] = dup(null)) >= 0)
+		count++;
+	CHECK(dup2(null, used) == used);
+	CHECK(close(used) == 0);
+	for (int i = 0; i < count; i++)
+		close(filler[i]);
+	close(null);
+	blocking();
+}
+
+/* 32 descriptors in all: ours live among the program's, and everything still works. */
+static void few_descriptors(void)
+{
+	struct rlimit room = { 32, 32 };
+
+	setrlimit(RLIMIT_NOFILE, &room);
+	blocking();
+	polled();
+	accepted();
+	for (int i = 0; i < 3; i++) { /* and with none left a connect still succeeds */
+		int fd = socket(AF_INET, SOCK_STREAM, 0), null, filler[40], count = 0;
+		struct sockaddr_in to = address(PEER, PORT);
+
+		CHECK(fd >= 0);
+		null = open("/dev/null", O_RDONLY);
+		while ((filler[count] = dup(null)) >= 0)
+			count++;
+		CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0);
+		echo(fd, "full");
+		while (count)
+			close(filler[--count]);
+		close(null);
+		close(fd);
+	}
+}
+
+/* Without a free descriptor a listener stays as it was made: blocking. */
+static void listen_when_full(void)
+{
+	struct rlimit room = { 40, 40 };
+	struct sockaddr_in own = address(OWN, LISTEN_PORT);
+	int fd, null, filler[64], count = 0, one = 1;
+
+	setrlimit(RLIMIT_NOFILE, &room);
+	close(dial());
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	CHECK(bind(fd, (struct sockaddr *)&own, sizeof(own)) == 0);
+	null = open("/dev/null", O_RDONLY);
+	while ((filler[count] = dup(null)) >= 0)
+		count++;
+	for (int left = 0; left < 4; left++) { /* 0 to 3 numbers are free for listen() */
+		int flags;
+
+		CHECK(listen(fd, 8) == 0);
+		flags = fcntl(fd, F_GETFL);
+		CHECK(!(flags & O_NONBLOCK));
+		close(filler[--count]);
+	}
+	while (count)
+		close(filler[--count]);
+	close(null);
+	close(fd);
+}
+
+static void jailed(void)
+{
+	char place[] = "/tmp/slim-jail-XXXXXX";
+	pid_t pid;
+
+	CHECK(mkdtemp(place));
+	pid = fork();
+	if (pid == 0) {
+		CHECK(chroot(place) == 0 && chdir("/") == 0);
+		blocking();
+		pid = fork();
+		if (pid == 0) {
+			blocking();
+			_exit(0);
+		}
+		join(pid);
+		_exit(0);
+	}
+	join(pid);
+	rmdir(place);
+}
+
+/* A call that succeeds leaves errno alone; the shim's own work must not show. */
+static void errno_kept(void)
+{
+	struct sockaddr_in name;
+	socklen_t len = sizeof(name);
+	int fd, type;
+
+	errno = 4242;
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(errno == 4242);
+	CHECK(getsockname(fd, (struct sockaddr *)&name, &len) == 0 && errno == 4242);
+	len = sizeof(type);
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && errno == 4242);
+	CHECK(close(fd) == 0 && errno == 4242);
+	fd = listener(LISTEN_PORT);
+	CHECK(errno == 4242);
+	len = sizeof(name);
+	CHECK(getsockname(fd, (struct sockaddr *)&name, &len) == 0 && errno == 4242);
+	CHECK(close(dup(fd)) == 0 && errno == 4242);
+	CHECK(close(fd) == 0 && errno == 4242);
+	fd = dial();
+	errno = 4242;
+	if (fd >= 0)
+		CHECK(close(fd) == 0 && errno == 4242);
+}
+
+static void off_overlay(void)
+{
+	struct sockaddr_in any = address("127.0.0.1", 0);
+	socklen_t len = sizeof(any);
+	int server = socket(AF_INET, SOCK_STREAM, 0), fd, got;
+
+	CHECK(bind(server, (struct sockaddr *)&any, sizeof(any)) == 0 && listen(server, 8) == 0);
+	CHECK(getsockname(server, (struct sockaddr *)&any, &len) == 0);
+	for (int i = 0; i < 20; i++) {
+		fd = socket(AF_INET, SOCK_STREAM, 0);
+		CHECK(connect(fd, (struct sockaddr *)&any, sizeof(any)) == 0);
+		got = accept(server, NULL, NULL);
+		CHECK(got >= 0 && close(got) == 0 && close(fd) == 0);
+	}
+	close(server);
+}
+
+static volatile sig_atomic_t handled;
+
+static void on_alarm(int number)
+{
+	int saved = errno;
+
+	(void)number;
+	close(dup(0));
+	for (int i = 0; i < 2; i++) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		struct sockaddr_in name;
+		socklen_t len = sizeof(name);
+
+		if (fd >= 0) {
+			getsockname(fd, (struct sockaddr *)&name, &len);
+			close(fd);
+		}
+	}
+	handled++;
+	errno = saved;
+}
+
+static void signalled(void)
+{
+	struct sigaction action = { .sa_handler = on_alarm, .sa_flags = SA_RESTART };
+	struct itimerval often = { { 0, 300 }, { 0, 300 } }, never = { { 0, 0 }, { 0, 0 } };
+
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &often, NULL);
+	for (int i = 0; i < 5; i++) {
+		blocking();
+		polled();
+	}
+	setitimer(ITIMER_REAL, &never, NULL);
+	CHECK(handled > 0);
+	signal(SIGALRM, SIG_DFL);
+}
+
+/* AF_UNSPEC dissolves, again and again; nothing is left. */
+static void dissolved(void)
+{
+	struct sockaddr_in to = address(PEER, PORT), own = address(OWN, 7200);
+	struct sockaddr nothing = { .sa_family = AF_UNSPEC };
+	int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	CHECK(bind(fd, (struct sockaddr *)&own, sizeof(own)) == 0);
+	for (int i = 0; i < 3; i++) {
+		if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
+			CHECK(hostile || errno == EADDRNOTAVAIL || errno == EADDRINUSE);
+			break;
+		}
+		echo(fd, "again");
+		CHECK(connect(fd, &nothing, sizeof(nothing)) == 0);
+	}
+	close(fd);
+}
+
+/* A router that never answers: each call within its bound, and an event loop soon left alone. */
+static void silence(void)
+{
+	int64_t start = now_ms(), took;
+
+	for (int i = 0; i < 40; i++)
+		close(try_dial(SOCK_NONBLOCK, PORT));
+	took = now_ms() - start;
+	fprintf(stderr, "40 connects took %lld ms\n", (long long)took);
+	CHECK(took < 2000);
+	start = now_ms();
+	for (int i = 0; i < 4; i++) {
+		int fd = dial();
+
+		echo(fd, "overlay");
+		close(fd);
+	}
+	CHECK(now_ms() - start < 5000);
+}
+
+/* Only asks: is a router spoken to at all? (setuid programs must not.) */
+static void knock(void)
+{
+	int fd = try_dial(0, PORT);
+
+	CHECK(fd >= 0);
+	close(fd);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} cases[] = {
+	{ "blocking", blocking }, { "poll", polled }, { "select", selected }, { "epoll", epolled },
+	{ "dup", copies }, { "fork", forked }, { "fork_pending", forked_pending },
+	{ "fork_pending_shared", forked_pending_shared }, { "exec", executed }, { "accept", accepted },
+	{ "accept_elsewhere", accepted_elsewhere },
+	{ "close_range", ranges }, { "threads", threads }, { "small_stack", small_stack },
+	{ "many_pending", many_pending }, { "epoll_number_again", epoll_number_again },
+	{ "hidden_number_again", hidden_number_again }, { "no_room_to_move", no_room_to_move },
+	{ "few_descriptors", few_descriptors }, { "listen_when_full", listen_when_full },
+	{ "chroot", jailed }, { "errno", errno_kept },
+	{ "off_overlay", off_overlay }, { "signals", signalled }, { "unspec", dissolved },
+	{ "silence", silence }, { "knock", knock },
+};
+
+int main(int argc, char **argv)
+{
+	int before, after;
+
+	self = argv[0];
+	if (argc < 3)
+		return 2;
+	hostile = strcmp(argv[1], "-h") == 0;
+	alarm(25); /* the runner's limit is longer: this one names itself */
+	if (strcmp(argv[2], "inherited") == 0) {
+		names(atoi(argv[3]));
+		echo(atoi(argv[3]), "after exec");
+		return 0;
+	}
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		if (strcmp(cases[i].name, argv[2]) != 0)
+			continue;
+		/* The first connect opens what is kept. */
+		if (strcmp(argv[2], "knock") != 0 && strcmp(argv[2], "silence") != 0 &&
+		    strcmp(argv[2], "off_overlay") != 0)
+			close(try_dial(0, PORT));
+		before = open_fds();
+		cases[i].run();
+		after = open_fds();
+		/* Threads may have opened more of the connections to the worker (8 at most). */
+		if (after > before + 7) {
+			fprintf(stderr, "%d descriptors before, %d after\n", before, after);
+			return 1;
+		}
+		if (after > before && strcmp(argv[2], "threads") != 0 && strcmp(argv[2], "knock") != 0 && strcmp(argv[2], "silence") != 0 &&
+		    strcmp(argv[2], "signals") != 0 && !hostile) {
+			fprintf(stderr, "%d descriptors before, %d after\n", before, after);
+			return 1;
+		}
+		return 0;
+	}
+	fprintf(stderr, "no such case: %s\n", argv[2]);
+	return 2;
+}
