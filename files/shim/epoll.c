@@ -6,6 +6,7 @@
  */
 #include "slim.h"
 
+#include <alloca.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -54,14 +55,14 @@ struct entry {
 
 static unsigned int place_of(uint64_t data)
 {
-	return (unsigned int)(data * 0x9E3779B97F4A7C15ULL >> 40) & (INDEX_SIZE - 1);
+	return (unsigned int)(data * 0x9E3779B97F4A7C15ULL >> 40);
 }
 
-static void note(struct entry *index, uint64_t data, int fd)
+static void note(struct entry *index, unsigned int size, uint64_t data, int fd)
 {
-	unsigned int at = place_of(data);
+	unsigned int at = place_of(data) & (size - 1);
 
-	for (int tries = 0; tries < INDEX_SIZE; tries++, at = (at + 1) & (INDEX_SIZE - 1))
+	for (unsigned int tries = 0; tries < size; tries++, at = (at + 1) & (size - 1))
 		if (!index[at].fd) {
 			index[at].data = data;
 			index[at].fd = fd + 1;
@@ -69,11 +70,11 @@ static void note(struct entry *index, uint64_t data, int fd)
 		}
 }
 
-static void make_index(struct entry *index, int epfd)
+static void make_index(struct entry *index, unsigned int size, int epfd)
 {
 	int fd;
 
-	memset(index, 0, INDEX_SIZE * sizeof(*index));
+	memset(index, 0, size * sizeof(*index));
 	for (int p = 0; (fd = slim_pending_at(p)) != -2; p++) {
 		struct slim_slot slot;
 
@@ -81,9 +82,9 @@ static void make_index(struct entry *index, int epfd)
 			continue;
 		for (int i = 0; i < slot.nregs; i++)
 			if (slot.regs[i].epfd == epfd)
-				note(index, slot.regs[i].data, fd);
+				note(index, size, slot.regs[i].data, fd);
 		if (!slot.nregs) /* registered out of our sight: most programs use the number */
-			note(index, (uint64_t)fd, fd);
+			note(index, size, (uint64_t)fd, fd);
 	}
 }
 
@@ -116,17 +117,22 @@ static bool settled(int epfd, int fd, int64_t deadline)
 static int look(int epfd, struct epoll_event *events, int count)
 {
 	int64_t deadline = slim_now_us() + slim_bound_us(false);
-	struct entry index[INDEX_SIZE];
+	struct entry *index;
+	unsigned int size = 8;
 	int kept = 0;
 
 	slim_saw_epoll(epfd);
-	make_index(index, epfd);
+	/* As large as needed: threads may have 16 KB of stack in all. */
+	while (size < INDEX_SIZE && size < 4 * (unsigned int)atomic_load(&slim_pending))
+		size *= 2;
+	index = alloca(size * sizeof(*index));
+	make_index(index, size, epfd);
 	for (int i = 0; i < count; i++) {
 		uint64_t data = events[i].data.u64;
-		unsigned int at = place_of(data);
+		unsigned int at = place_of(data) & (size - 1);
 		bool keep = true;
 
-		for (int tries = 0; index[at].fd && tries < INDEX_SIZE; tries++, at = (at + 1) & (INDEX_SIZE - 1))
+		for (unsigned int tries = 0; index[at].fd && tries < size; tries++, at = (at + 1) & (size - 1))
 			if (index[at].data == data)
 				keep = settled(epfd, index[at].fd - 1, deadline) && keep;
 		if (keep)

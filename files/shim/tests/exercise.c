@@ -533,6 +533,14 @@ static void *waits(void *unused)
 	struct timespec same = { 0, 1000000 };
 	struct pollfd entry = { .fd = -1 };
 
+	int ep = epoll_create1(0), ready[2];
+	struct epoll_event event = { .events = EPOLLIN };
+
+	CHECK(pipe(ready) == 0 && write(ready[1], "x", 1) == 1);
+	CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, ready[0], &event) == 0 && epoll_wait(ep, &event, 1, 100) == 1);
+	close(ep);
+	close(ready[0]);
+	close(ready[1]);
 	select(0, NULL, NULL, NULL, &limit);
 	pselect(0, NULL, NULL, NULL, &same, NULL);
 	poll(&entry, 1, 1);
