@@ -173,11 +173,11 @@ class Supervisor:
                 return
             message = json.loads(data)
             answer = self.auto.get(message["op"], lambda _: None)(message)
+            if answer is not None:
+                self.send(**answer)
             with self._news:
                 self.heard.append(message)
                 self._news.notify_all()
-            if answer is not None:
-                self.send(**answer)
 
     def send(self, *fds: int, **message: Any) -> None:
         with contextlib.suppress(BrokenPipeError):
