@@ -7,6 +7,7 @@ c1: flood, 4096 at once    --->    c2: idserver that accepts nothing until told
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -19,14 +20,15 @@ from tests.integration.helpers import PYTHON, Words, build, read_until
 
 Process = subprocess.Popen[str]
 
-PORT = 7300
+#: One port per test: the children of a killed prefork server may outlive it by a moment.
+PORTS = itertools.count(7300)
 COUNT = 4000  # below the backlog, so that every handshake can be done
 
 
-def start(lab: Lab, mode: str, count: int, how: str) -> tuple[Process, Process]:
+def start(lab: Lab, mode: str, port: int, count: int, how: str) -> tuple[Process, Process]:
     server = lab.popen(
         "c2",
-        [build() / "idserver", lab.ip("c2"), str(PORT), "4", "block", "4096", "hold"],
+        [build() / "idserver", lab.ip("c2"), str(port), "4", "block", "4096", "hold"],
         mode,
         stdout=subprocess.PIPE,
         text=True,
@@ -34,7 +36,7 @@ def start(lab: Lab, mode: str, count: int, how: str) -> tuple[Process, Process]:
     read_until(server, "ready")
     client = lab.popen(
         "c1",
-        [build() / "flood", lab.ip("c2"), str(PORT), str(count), str(count), how],
+        [build() / "flood", lab.ip("c2"), str(port), str(count), str(count), how],
         mode,
         stdout=subprocess.PIPE,
         text=True,
@@ -52,7 +54,7 @@ def sums_of(client: Process) -> dict[str, int]:
 def test_four_thousand_wait_and_all_are_served(lab: Lab, mode: str) -> None:
     if mode == "slim" and not lab.deployed:
         pytest.skip("this lab was made with --no-deploy")
-    server, client = start(lab, mode, COUNT, "wait")
+    server, client = start(lab, mode, next(PORTS), COUNT, "wait")
     read_until(client, f"connected {COUNT}", 60)
     os.kill(server.pid, signal.SIGUSR1)
     sums = sums_of(client)
@@ -64,14 +66,15 @@ def test_four_thousand_wait_and_all_are_served(lab: Lab, mode: str) -> None:
 def test_dying_application_resets_what_was_queued(lab: Lab, mode: str) -> None:
     if mode == "slim" and not lab.deployed:
         pytest.skip("this lab was made with --no-deploy")
-    server, client = start(lab, mode, 1000, "open")
+    port = next(PORTS)
+    server, client = start(lab, mode, port, 1000, "open")
     read_until(client, "connected 1000", 60)
     server.kill()
     server.wait()
     sums = sums_of(client)
     assert sums["reset"] == 1000, sums
     # The port is free at once for the next generation.
-    again, client = start(lab, mode, 100, "wait")
+    again, client = start(lab, mode, port, 100, "wait")
     read_until(client, "connected 100", 30)
     os.kill(again.pid, signal.SIGUSR1)
     assert sums_of(client)["ok"] == 100
@@ -95,15 +98,16 @@ def test_few_descriptors_slow_the_server_but_lose_nothing(lab: Lab, mode: str) -
         "import logging; logging.disable()\n"
         "asyncio.run(main())\n"
     )
+    port = next(PORTS)
     process = lab.popen(
         "c2",
-        [PYTHON, "-c", server, lab.ip("c2"), str(PORT)],
+        [PYTHON, "-c", server, lab.ip("c2"), str(port)],
         mode,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     read_until(process, "ready")
-    words: Words = [build() / "flood", lab.ip("c2"), str(PORT), "500", "500"]
+    words: Words = [build() / "flood", lab.ip("c2"), str(port), "500", "500"]
     done = lab.run("c1", words, mode, check=False, timeout=120)
     assert " ok=500 wrong=0 reset=0 eof=0 " in done.stdout, done.stdout + done.stderr

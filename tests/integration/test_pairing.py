@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from lab.client import Lab
+from lab.client import Lab, wait_for
 from tests.integration.helpers import Words, build, read_until
 
 PORT = 7100
@@ -35,6 +35,8 @@ def flood(
 
 
 def server(lab: Lab, endpoint: str, way: str, mode: str = "slim") -> None:
+    # The children of the last test's server may outlive it by a moment.
+    wait_for(lambda: not lab.listens(endpoint, PORT), what="the port is free")
     process = lab.popen(
         endpoint,
         [build() / "idserver", lab.ip(endpoint), str(PORT), "4", way],

@@ -156,6 +156,7 @@ def test_killed_and_gone_for_good(
 def test_acceptors_asleep_when_the_router_dies(slim_lab: Lab, way: str) -> None:
     """A server that sits in accept or epoll_wait is woken by the overlay's connections."""
     settle(slim_lab)
+    wait_for(lambda: not slim_lab.listens("c2", 7150), what="the port is free")
     server = slim_lab.popen(
         "c2",
         [build() / "idserver", slim_lab.ip("c2"), "7150", "4", way],
