@@ -19,22 +19,26 @@ IN = select.EPOLLIN
 OUT = select.EPOLLOUT
 HUP = select.EPOLLHUP | select.EPOLLERR
 RDHUP = select.EPOLLRDHUP
+SWEEP = 256  # cancelled timers that may lie in the heap
 BATCH = 32  # events a pass: what they say must not be old news when we come to them
 
 
 class Timer:
     """A call that is due at a monotonic time (seconds); ``cancel`` drops it."""
 
-    __slots__ = ("due", "call", "order")
+    __slots__ = ("due", "call", "order", "loop")
     _orders = itertools.count()
 
-    def __init__(self, due: float, call: Callable[[], None]) -> None:
+    def __init__(self, due: float, call: Callable[[], None], loop: Loop) -> None:
         self.due = due
         self.call: Callable[[], None] | None = call
         self.order = next(self._orders)
+        self.loop = loop
 
     def cancel(self) -> None:
-        self.call = None
+        if self.call is not None:
+            self.call = None
+            self.loop.cancelled += 1
 
     def __lt__(self, other: Timer) -> bool:
         return (self.due, self.order) < (other.due, other.order)
@@ -47,6 +51,7 @@ class Loop:
         self.epoll = select.epoll()
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.timers: list[Timer] = []
+        self.cancelled = 0  # of them, at least
         self.deferred: list[Callable[[], None]] = []
         self.running = True
         # Descriptors taken out in this pass: their numbers may be in use again,
@@ -68,7 +73,12 @@ class Loop:
             self.removed.add(fd)
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
-        timer = Timer(time.monotonic() + seconds, call)
+        timer = Timer(time.monotonic() + seconds, call, self)
+        if self.cancelled > SWEEP and self.cancelled > len(self.timers) // 2:
+            # Most are cancelled long before they are due: they must not pile up.
+            self.timers = [kept for kept in self.timers if kept.call is not None]
+            heapq.heapify(self.timers)
+            self.cancelled = 0
         heapq.heappush(self.timers, timer)
         return timer
 
@@ -81,6 +91,7 @@ class Loop:
             return 0.0
         while self.timers and self.timers[0].call is None:
             heapq.heappop(self.timers)
+            self.cancelled -= 1
         if not self.timers:
             return -1.0
         return max(0.0, self.timers[0].due - time.monotonic())
@@ -88,9 +99,12 @@ class Loop:
     def _run_timers(self) -> None:
         now = time.monotonic()
         while self.timers and (self.timers[0].call is None or self.timers[0].due <= now):
-            call = heapq.heappop(self.timers).call
+            timer = heapq.heappop(self.timers)
+            call, timer.call = timer.call, None
             if call is not None:
                 self._guard(call)
+            else:
+                self.cancelled -= 1
 
     @staticmethod
     def _guard(call: Callable[[], None]) -> None:

@@ -35,11 +35,17 @@ class Row(NamedTuple):
 class Table:
     """Rows by cookie, and the virtual 5-tuples that are in use."""
 
-    def __init__(self, live: Callable[[bool], Iterator[sockdiag.Sock]]) -> None:
-        """*live* yields every live TCP socket of both namespaces (sockdiag.Sock)."""
+    def __init__(
+        self,
+        live: Callable[[bool], Iterator[sockdiag.Sock]],
+        soon: Callable[[Callable[[], None]], None] = lambda call: call(),
+    ) -> None:
+        """*live* yields every live TCP socket of both namespaces (sockdiag.Sock);
+        *soon* runs something outside of the set-up path."""
         self.rows: dict[int, Row] = {}
         self.names: dict[tuple[bytes, int, int], int] = {}  # how many rows have it
         self._live = live
+        self._soon = soon
         self._limit = GROWTH
 
     def add(self, cookie: int, row: Row) -> None:
@@ -50,7 +56,9 @@ class Table:
             name = (row.dst, row.dport, row.sport)
             self.names[name] = self.names.get(name, 0) + 1
         if len(self.rows) > self._limit:
-            self.reap()
+            # Not here: asking the kernel takes longer than whoever connects may wait.
+            self._limit = 2 * len(self.rows)
+            self._soon(self.reap)
 
     def drop(self, cookie: int) -> Row | None:
         row = self.rows.pop(cookie, None)
@@ -68,8 +76,12 @@ class Table:
             alive = {sock.cookie for sock in self._live(False)}
             # A socket that was handed over a moment ago may still be in its
             # handshake; sock_diag lists those too, so absence means death.
+            before = len(self.rows)
             for cookie in [c for c in self.rows if c not in alive]:
                 self.drop(cookie)
+            if before > GROWTH // 8 and len(self.rows) < before // 2:
+                # A dict keeps the room that it once needed.
+                self.rows, self.names = dict(self.rows), dict(self.names)
         self._limit = 2 * len(self.rows) + GROWTH
 
     def report(self, endpoint: str) -> list[dict[str, object]]:
@@ -81,6 +93,8 @@ class Table:
             row = self.rows.get(sock.cookie)
             if row is None:
                 continue
+            if row.outgoing and not row.slim and (sock.dst, sock.dport) != (row.dst, row.dport):
+                continue  # the shim called a stranger's socket its own
             alive.add(sock.cookie)
             names = (wire.unpack_addr(row.src), row.sport, wire.unpack_addr(row.dst), row.dport)
             real = (wire.unpack_addr(sock.src), sock.sport, wire.unpack_addr(sock.dst), sock.dport)

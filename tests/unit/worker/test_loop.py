@@ -197,3 +197,26 @@ def test_what_a_handler_raises_is_reported_and_the_loop_goes_on(loop, pairs, mon
     loop.add(a.fileno(), IN, handle)
     loop.run()
     assert len(reported) == 3
+
+
+def test_cancelled_timers_do_not_pile_up(loop):
+    """An attempt that ends well cancels a timer of minutes: a thousand a second would stay."""
+    for _ in range(20 * module.SWEEP):
+        loop.after(150, lambda: None).cancel()
+    assert len(loop.timers) <= 2 * module.SWEEP + 3
+    order = []
+    for delay in (0.02, 0.01, 0.03):
+        loop.after(delay, lambda delay=delay: order.append(delay))
+    for _ in range(4 * module.SWEEP):  # and what is due stays in order through a sweep
+        loop.after(150, lambda: None).cancel()
+    loop.after(0.05, lambda: stop(loop))
+    loop.run()
+    assert order == [0.01, 0.02, 0.03]
+
+
+def test_a_timer_that_ran_may_be_cancelled(loop):
+    timer = loop.after(0, lambda: None)
+    loop.after(0.01, lambda: stop(loop))
+    loop.run()
+    timer.cancel()
+    assert loop.cancelled == 0

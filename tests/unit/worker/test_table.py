@@ -106,6 +106,7 @@ def test_growth_makes_the_table_look_at_the_kernel(monkeypatch):
 def test_report_joins_rows_with_the_kernels_figures_and_forgets_the_dead():
     table, kernel = made(1, 2, 3)
     kernel.alive[9] = sock(9)  # nobody's we know
+    kernel.alive[2] = sock(2, src=US, dst=THEM, dport=80)
     table.add(1, out(1001))
     table.add(2, out(0, slim=False, why=R_NOT_LISTENING))
     table.add(3, Row(False, True, 0, THEM, 1003, US, 80, 0.0))
@@ -124,9 +125,28 @@ def test_report_joins_rows_with_the_kernels_figures_and_forgets_the_dead():
     assert (slim["bytes_sent"], slim["bytes_received"], slim["state"]) == (11, 22, "established")
     # An overlay connection's own addresses are the virtual ones; the kernel knows its port.
     plain = rows[2]
-    assert (plain["src"], plain["sport"], plain["hsrc"]) == ("192.0.2.1", 33333, None)
+    assert (plain["src"], plain["sport"], plain["hsrc"]) == ("10.44.0.1", 33333, None)
     assert (plain["path"], plain["why"]) == ("overlay", "peer-not-listening")
     assert (rows[3]["direction"], rows[3]["sport"]) == ("in", 1003)
+
+
+def test_a_stranger_s_socket_is_not_reported_as_the_shim_s_own():
+    """A container may name any cookie in CONNECT: those of the host's sockets can be guessed."""
+    table, _ = made(7)
+    table.add(7, out(0, slim=False, why=R_NOT_LISTENING))
+    assert table.report("a1") == []
+
+
+def test_growth_is_looked_at_outside_of_the_set_up_path(monkeypatch):
+    monkeypatch.setattr(module, "GROWTH", 10)
+    kernel, later = Kernel(), []
+    table = Table(kernel, later.append)
+    for cookie in range(15):
+        table.add(cookie, out(1000 + cookie))
+    assert kernel.asked == 0
+    assert len(later) == 1
+    later[0]()
+    assert not table.rows
 
 
 @given(
