@@ -86,7 +86,7 @@ class Worker:
                 ports = (low, high)
         finally:
             _enter(self.host_netns)
-        self.table = Table(self.live)
+        self.table = Table(self.live, self.loop.next_pass)
         self.listeners = Listeners(self)
         self.inbound = Inbound(self, data)
         self.outbound = Outbound(self, ports)
