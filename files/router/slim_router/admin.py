@@ -106,7 +106,8 @@ class Admin:
         for name, value in request.items():
             if name not in command.arguments:
                 return _refusal(f"op {op}: unknown argument {name!r}")
-            if type(value) is not command.arguments[name]:
+            wanted = command.arguments[name]
+            if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
                 kind = command.arguments[name].__name__
                 return _refusal(f"op {op}: argument {name} is not of type {kind}")
         try:

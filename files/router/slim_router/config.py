@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from .whole import is_whole
+
 FORMAT = 1
 """The only version of both files that this router reads."""
 
@@ -196,7 +198,7 @@ class _Reader:
 
     def number(self, name: str, low: int, high: int, default: int | None = None) -> int:
         value = self.get(name, default)
-        if type(value) is not int or not low <= value <= high:
+        if not is_whole(value) or not low <= value <= high:
             raise self.fail(
                 name, f"{value!r} is not a whole number from {low} to {high}", "correct it"
             )
@@ -204,7 +206,11 @@ class _Reader:
 
     def seconds(self, name: str, low: float, high: float, default: float) -> float:
         value = self.get(name, default)
-        if type(value) not in (int, float) or not low <= value <= high:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low <= value <= high
+        ):
             raise self.fail(
                 name, f"{value!r} is not a number of seconds from {low:g} to {high:g}", "correct it"
             )
@@ -230,7 +236,7 @@ class _Reader:
 
     def version(self) -> None:
         value = self.get("version")
-        if type(value) is not int or value != FORMAT:
+        if not is_whole(value) or value != FORMAT:
             raise self.fail(
                 "version",
                 f"{value!r}, this router reads {FORMAT}",
@@ -302,7 +308,7 @@ def _data_ports(reader: _Reader, trunk_port: int) -> tuple[int, int]:
     if (
         not isinstance(value, list)
         or len(value) != 2
-        or not all(type(v) is int and 1 <= v <= 65535 for v in value)
+        or not all(is_whole(v) and 1 <= v <= 65535 for v in value)
     ):
         raise reader.fail(
             "data_ports", f"{value!r} is not [first, last]", "give two port numbers from 1 to 65535"

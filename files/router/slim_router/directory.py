@@ -22,6 +22,7 @@ from .endpoints import Endpoint, Registry
 from .frames import Announce, Answer, Frame, Query, Withdraw
 from .link import Message
 from .trunk import Trunk, Trunks
+from .whole import is_whole
 from .wire import (
     R_NO_ROUTER,
     R_NO_TRUNK,
@@ -415,6 +416,6 @@ def _vip(value: object) -> str:
 
 
 def _number(value: object, bits: int) -> int:
-    if type(value) is not int or not 0 <= value < 1 << bits:
+    if not is_whole(value) or not 0 <= value < 1 << bits:
         raise ValueError(f"{value!r} is no number of {bits} bits")
     return value

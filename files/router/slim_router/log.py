@@ -7,6 +7,7 @@ Never give a key, a trunk key or the contents of a host connection to it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -16,6 +17,10 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 LINE_RATE, LINE_BURST = 10.0, 100.0
 """Lines of one event a second and at once: a peer must not fill the disk."""
+
+# The journal has times of its own and takes the level as a prefix (sd-daemon(3)).
+_JOURNAL = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
+_in_journal = "JOURNAL_STREAM" in os.environ
 
 _threshold = LEVELS["info"]
 _buckets: dict[str, Bucket] = {}
@@ -49,8 +54,9 @@ def log(level: str, event: str, **fields: object) -> None:
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
     pairs = "".join(f" {key}={_value(value)}" for key, value in fields.items() if value is not None)
+    head = _JOURNAL[level] if _in_journal else f"{stamp} level={level} "
     try:
-        sys.stderr.write(f"{stamp} level={level} event={event}{pairs}\n")
+        sys.stderr.write(f"{head}event={event}{pairs}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass

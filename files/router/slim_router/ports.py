@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from . import log
+from .whole import is_whole
 
 FORMAT = 1
 
@@ -80,7 +81,7 @@ class PortTable:
         if not isinstance(ports, dict):
             raise ValueError("ports is not an object")
         for name, port in ports.items():
-            if type(port) is not int or not 1 <= port <= 65535:
+            if not is_whole(port) or not 1 <= port <= 65535:
                 raise ValueError(f"port {port!r} of {name}")
         if len(set(ports.values())) != len(ports):
             raise ValueError("one port given out twice")

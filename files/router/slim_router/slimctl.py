@@ -244,3 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
     return Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -185,9 +185,9 @@ class Trunk(asyncio.Protocol):
         """It has caught up."""
         self._congested = False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._finish(f"connection lost: {error}" if error else "the peer closed")
+        self._finish(f"connection lost: {exc}" if exc else "the peer closed")
 
     # --- in -------------------------------------------------------------------
 

@@ -25,18 +25,14 @@ nothing that a worker does not need.
 from __future__ import annotations
 
 import errno
-import fcntl  # noqa: F401 - the worker uses it; imported once, here
 import gc
-import hashlib  # noqa: F401
 import importlib
 import json
 import os
 import select
 import signal
 import socket
-import struct  # noqa: F401
 import sys
-import time  # noqa: F401
 
 MESSAGE_MAX = 4096
 
