@@ -73,6 +73,12 @@ def _c(long: bool) -> list[Words]:
     return [["make", "-C", "files/shim", "test"]]
 
 
+def _fuzz(long: bool) -> list[Words]:
+    runs = 20 if long else 1
+    bounds = ["-o", f"timeout={300 * runs}"]
+    return [["env", f"SLIM_FUZZ_RUNS={runs}", *_pytest("fuzz", long, "tests/fuzz", *bounds)]]
+
+
 def _molecule(long: bool) -> list[Words]:
     return [_tool("molecule", "test", "--scenario-name", "default")]
 
@@ -110,6 +116,14 @@ def parts() -> list[Part]:
             lambda long: [_pytest("unit", long, "tests/unit")],
             900,
             junit=OUTPUT / "unit.xml",
+            environment=ansible,
+        ),
+        Part(
+            "fuzz",
+            "each decoder fuzzed for a bounded time",
+            _fuzz,
+            3600,
+            junit=OUTPUT / "fuzz.xml",
             environment=ansible,
         ),
         Part("c", "shim and its tests under sanitizers", _c, 900),

@@ -190,6 +190,8 @@ class _Reader:
         value = self.get(name, default)
         if not isinstance(value, str) or not value:
             raise self.fail(name, f"a {_kind(value)}, not a name", "give a non-empty string")
+        if any(0xD800 <= ord(c) <= 0xDFFF for c in value):  # JSON's lone surrogates
+            raise self.fail(name, f"{value!r} is not text", "correct it")
         if len(value.encode()) > limit:
             raise self.fail(name, f"longer than {limit} bytes", "shorten it")
         if any(ord(c) <= 0x20 or ord(c) == 0x7F for c in value):
