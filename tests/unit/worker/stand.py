@@ -173,10 +173,11 @@ class Supervisor:
                 return
             message = json.loads(data)
             answer = self.auto.get(message["op"], lambda _: None)(message)
-            if answer is not None:
-                self.send(**answer)
+            # Whoever sees the message may count on its answer, and the reverse.
             with self._news:
                 self.heard.append(message)
+                if answer is not None:
+                    self.send(**answer)
                 self._news.notify_all()
 
     def send(self, *fds: int, **message: Any) -> None:

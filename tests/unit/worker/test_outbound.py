@@ -275,6 +275,26 @@ def test_an_attempt_that_nobody_asks_about_ends_by_itself(stand, shim, monkeypat
     until(lambda: not stand.worker.outbound.attempts, "it is gone")
 
 
+def test_an_offer_that_has_grown_old_is_prepared_anew_when_the_overlay_is_through(
+    stand, shim, monkeypatch
+):
+    monkeypatch.setattr(outbound, "OFFER_S", 0.1)
+    attempt, there, nonce = begin(stand, shim)
+    stand.peer.acknowledge(there, nonce)
+    assert read_exactly(there, 1) == b"", "the old offer is withdrawn"
+    until(lambda: stand.worker.outbound.attempts[attempt].expired, "it is known to be old")
+    monkeypatch.setattr(outbound, "OFFER_S", 10.0)
+    shim.tell(wire.SWAP, value=attempt, error=5_000_000)
+    there, (kind, _, second, *_), _ = stand.peer.met()
+    assert kind == wire.K_PREPARE
+    assert second > nonce
+    stand.peer.acknowledge(there, second)
+    record, fds = shim.hear()
+    assert record.kind == wire.SWAPPED
+    assert wire.parse_commit(stand.peer.mac, record.commit, second) == wire.C_DELIVER
+    os.close(fds[0])
+
+
 # --- warm ---------------------------------------------------------------------------
 
 
