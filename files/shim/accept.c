@@ -15,11 +15,15 @@ static void fill(int fd, const struct slim_msg *msg, const struct slim_slot *lis
 {
 	static const struct linger off;
 	struct slim_slot slot;
+	uint64_t options = listener->options;
 
 	/* Queued connections are set to be reset if nobody comes for them. */
 	sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
-	if (listener->options && !(msg->flags & SLIM_F_OVERLAY)) /* those have inherited them */
-		slim_carry_options(listener->hidden, fd, listener->options);
+	/* What came over the overlay has inherited them, all but the one that we set. */
+	if (msg->flags & SLIM_F_OVERLAY)
+		options &= slim_option_bit(SOL_SOCKET, SO_LINGER);
+	if (options)
+		slim_carry_options(listener->hidden, fd, options);
 	if (flags & SOCK_NONBLOCK)
 		sys_fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
 	if (msg->flags & SLIM_F_OVERLAY) {
