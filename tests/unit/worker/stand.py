@@ -461,6 +461,12 @@ class Stand:
         assert self._worker is not None
         return self._worker
 
+    @property
+    def settled(self) -> Worker:
+        """The worker, when it has done what belongs to its last answer."""
+        self.sup.sync()
+        return self.worker
+
     def _run(self, config: dict[str, Any]) -> None:
         try:
             netns = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)

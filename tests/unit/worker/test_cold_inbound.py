@@ -79,8 +79,8 @@ def test_overlay_then_prepare_then_commit(quick):
     sock.sendall(peer.commit(nonce))
     delivered_over_host(app, sock, over)
     quick.counted("accepted_cold", 1)
-    assert not quick.worker.inbound.held
-    assert not quick.worker.inbound.prepared
+    assert not quick.settled.inbound.held
+    assert not quick.settled.inbound.prepared
 
 
 def test_prepare_then_overlay_then_commit_needs_no_question(quick):
@@ -125,7 +125,7 @@ def test_a_commit_whose_overlay_connection_never_comes_is_reset(quick, monkeypat
     assert is_reset(sock)
     quick.counted("prepare_late", 1)
     assert app.idle
-    assert not quick.worker.inbound.admitted
+    assert not quick.settled.inbound.admitted
 
 
 def test_a_prepared_connection_without_a_commit_is_dropped_in_time(quick, monkeypatch):
@@ -149,7 +149,7 @@ def test_an_end_without_commit_makes_the_overlay_connection_the_real_one(quick, 
     sock.close()
     delivered_over_overlay(app, over)
     quick.counted("accepted_overlay", 1)
-    assert not quick.worker.inbound.admitted
+    assert not quick.settled.inbound.admitted
 
 
 def test_data_on_a_held_connection_means_that_it_is_the_real_one(quick):
@@ -172,8 +172,8 @@ def test_the_answer_no_makes_it_the_real_one_at_once(stand):
     assert app.idle
     stand.sup.send(op="answer", id=asked["id"], probe=False)
     delivered_over_overlay(app, over)
-    assert not stand.worker.inbound.held
-    assert not stand.worker.inbound.queries
+    assert not stand.settled.inbound.held
+    assert not stand.settled.inbound.queries
     stand.sup.send(op="answer", id=asked["id"], probe=False)  # again: nobody's
     stand.sup.sync()
 
@@ -310,7 +310,7 @@ def test_a_commit_with_any_bit_flipped_is_reset_and_the_overlay_serves(quick):
         for each in (over, sock, accepted):
             each.close()
     quick.counted("commit_malformed", wire.COMMIT_SIZE * 8)
-    assert not quick.worker.inbound.admitted
+    assert not quick.settled.inbound.admitted
 
 
 def test_a_commit_may_come_byte_by_byte_and_the_bytes_behind_it_are_untouched(quick):
@@ -377,7 +377,7 @@ def test_a_warm_hello_that_overtakes_the_commit_waits_for_it(quick):
     assert set(ports) == {40000, sport_of(over)}
     assert read_exactly(ports[40000], 4) == b"warm"
     assert alive(warm)
-    assert not quick.worker.inbound.parked
+    assert not quick.settled.inbound.parked
 
 
 def test_a_warm_hello_that_waits_for_a_commit_that_never_comes_is_reset(quick):
@@ -394,7 +394,7 @@ def test_a_warm_hello_that_waits_for_a_commit_that_never_comes_is_reset(quick):
     other.close()
     assert is_reset(warm)
     quick.counted("hello_no_lease", 1)
-    assert not quick.worker.inbound.parked
+    assert not quick.settled.inbound.parked
 
 
 def test_a_full_queue_refuses_prepares_withdraws_leases_and_recovers(quick):
@@ -444,9 +444,9 @@ def test_when_the_application_closes_everything_that_waits_is_reset_and_leases_w
         assert is_reset(each)
     asked = quick.sup.get("withdraw")
     assert (asked["port"], asked["vips"]) == (app.port, [peer.vip])
-    assert not quick.worker.listeners.by_port
-    assert not quick.worker.inbound.held
-    assert not quick.worker.inbound.prepared
+    assert not quick.settled.listeners.by_port
+    assert not quick.settled.inbound.held
+    assert not quick.settled.inbound.prepared
     accepted.sendall(b"live")
     assert read_exactly(ours, 4) == b"live"
     with pytest.raises(ConnectionRefusedError):

@@ -65,8 +65,8 @@ def test_a_hello_with_any_bit_flipped_is_reset_and_counted(lively, kind):
         sock.close()
     counters = stand.worker.counters
     assert app.idle
-    assert not stand.worker.inbound.prepared
-    assert not stand.worker.inbound.asking
+    assert not stand.settled.inbound.prepared
+    assert not stand.settled.inbound.asking
     # Fields that are looked at before the MAC have counters of their own.
     assert counters["hello_malformed"] >= 8 * (4 + 1 + 1 + 2 + 4 + 4)
     assert counters["hello_not_ours"] == 8 * 16
@@ -83,7 +83,7 @@ def test_a_hello_cut_off_anywhere_is_reset_and_counted(lively):
         assert is_reset(sock), f"{size} bytes"
         sock.close()
     stand.counted("hello_missing", len(raw) - 1)
-    assert not stand.worker.inbound.unproven
+    assert not stand.settled.inbound.unproven
     assert app.idle
 
 
@@ -125,7 +125,7 @@ def test_who_says_nothing_is_reset_in_time(lively, monkeypatch):
         assert is_reset(stand.peer.dial(first))
     assert time.monotonic() - began < 9
     stand.counted("hello_late", 3)
-    assert not stand.worker.inbound.unproven
+    assert not stand.settled.inbound.unproven
 
 
 def test_too_many_who_say_nothing_push_out_the_oldest(lively, monkeypatch):

@@ -101,7 +101,7 @@ def test_cold_where_the_peer_is_ready_before_the_swap(stand, shim):
     here.sendall(b"ping")
     assert read_exactly(there, 4) == b"ping"
     stand.counted("connect_cold", 1)
-    assert not stand.worker.outbound.attempts
+    assert not stand.settled.outbound.attempts
     # The worker keeps no copy.
     here.close()
     assert read_exactly(there, 1) == b""
@@ -303,7 +303,7 @@ def test_a_lease_begins_when_the_shim_has_written_commit_and_not_before(stand, s
     stand.peer.acknowledge(there, nonce)
     offered, fds = swap(shim, attempt)
     assert shim.connect(PORT)[0].kind == wire.COLD
-    assert not stand.worker.outbound.leases
+    assert not stand.settled.outbound.leases
     shim.tell(wire.COMMITTED, cookie=offered.cookie ^ 1)  # nobody's
     assert shim.connect(PORT)[0].kind == wire.COLD
     shim.tell(wire.COMMITTED, cookie=offered.cookie)
@@ -339,7 +339,7 @@ def test_warm_connections_carry_data_and_ask_nobody(stand, shim):
         here.close()
         assert read_exactly(there, 1) == b"", f"connection {number} has one holder"
     stand.counted("connect_warm", 20)
-    assert not stand.worker.outbound.attempts
+    assert not stand.settled.outbound.attempts
 
 
 def test_nonces_of_a_pair_only_grow(stand, shim):
@@ -430,7 +430,7 @@ def test_a_lease_ends_with_its_time_with_its_withdrawal_and_with_its_peers_place
         stand.sup.sync()
         record, _ = shim.connect(PORT)
         assert record.kind in (wire.COLD, wire.PLAIN)
-        assert not stand.worker.outbound.leases
+        assert not stand.settled.outbound.leases
         stand.sup.send(op="unlocate", vips=[PEER])
         stand.sup.sync()
 
@@ -554,7 +554,7 @@ def test_a_lease_in_use_is_renewed_by_proving_the_admission_again(stand, shim):
     with overlay_listener(stand) as (listener, port):
         cold(stand, shim, port=port)
         warm(stand, shim, port)
-        assert not stand.worker.outbound.attempts, "a fresh lease needs no renewal"
+        assert not stand.settled.outbound.attempts, "a fresh lease needs no renewal"
         lease = age(stand, port)
         record, _ = shim.connect(port)
         assert record.kind == wire.WARM, "nobody waits for a renewal"

@@ -176,7 +176,7 @@ def test_records_of_noise_never_harm_the_worker(stand, good):
 
 
 def test_a_shim_that_ends_is_forgotten(stand, shim):
-    assert len(stand.worker.shims) == 1
+    assert len(stand.settled.shims) == 1
     before = settle(stand)
     shim.sock.close()
     until(lambda: not stand.worker.shims, "it is forgotten")
@@ -303,7 +303,7 @@ def test_listeners_that_are_none_are_refused(stand, good, shim):
     assert settle(stand) == before, "nothing of them stays"
     for sample in (*samples, other_end):
         sample.close()
-    assert len(stand.worker.listeners.by_cookie) == 1, "the good one's"
+    assert len(stand.settled.listeners.by_cookie) == 1, "the good one's"
 
 
 @pytest.mark.parametrize("what", ["pipe", "null"])
@@ -328,7 +328,7 @@ def test_a_channel_that_is_none_costs_the_connection_and_frees_the_listener(
         assert shim.dropped
     shim.sock.close()
     assert settle(stand) == before - 2
-    assert len(stand.worker.listeners.by_cookie) == 1
+    assert len(stand.settled.listeners.by_cookie) == 1
     # The same listener may come again through a decent shim.
     app.shim = stand.shim()
     assert app.listen()[0].kind == wire.LISTENING
@@ -378,7 +378,7 @@ def test_listen_twice_is_busy(stand, shim):
             workers.close()
             channel.settimeout(5)
             assert channel.recv(1) == b""
-    assert len(stand.worker.listeners.by_cookie) == 1
+    assert len(stand.settled.listeners.by_cookie) == 1
 
 
 def test_processes_that_recover_one_listener_share_its_channel(stand):
@@ -401,7 +401,7 @@ def test_processes_that_recover_one_listener_share_its_channel(stand):
         other.workers.close()
     for sock in shared:
         assert int.from_bytes(sock.getsockopt(1, 57, 8), "little") == app.cookie
-    assert len(stand.worker.listeners.by_cookie) == 1
+    assert len(stand.settled.listeners.by_cookie) == 1
     # What arrives is there for each of them, once.
     stand.worker.inbound.admitted[(THEIRS, app.port)] = time.monotonic() + 60
     kept = stand.peer.dial(stand.peer.hello(wire.K_DELIVER, 40000, app.port))
