@@ -77,23 +77,23 @@ BARS = (
 def judge(report: Report) -> list[Verdict]:
     """Compare the medians with every bar whose case was run."""
     verdicts = []
-    for bar in BARS:
-        series = report.find(bar.series)
+    for wanted in BARS:
+        series = report.find(wanted.series)
         if series is None:
             continue
-        spread = series.ratio("slim", bar.against) if bar.against else series.spread("slim")
+        spread = series.ratio("slim", wanted.against) if wanted.against else series.spread("slim")
         met: bool | None = None
         if spread is not None:
             value = spread.median
-            met = value >= bar.limit if bar.comparison == ">=" else value <= bar.limit
+            met = value >= wanted.limit if wanted.comparison == ">=" else value <= wanted.limit
         verdicts.append(
             Verdict(
-                bar.text,
-                bar.series,
-                bar.against,
-                bar.comparison,
-                bar.limit,
-                bar.unit,
+                wanted.text,
+                wanted.series,
+                wanted.against,
+                wanted.comparison,
+                wanted.limit,
+                wanted.unit,
                 spread.median if spread else None,
                 spread.low if spread else None,
                 spread.high if spread else None,

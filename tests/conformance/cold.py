@@ -37,10 +37,10 @@ def serve(address: str, first: int, count: int) -> None:
     print("ready", flush=True)
     links: dict[int, socket.socket] = {}
     while True:
-        for fd, _ in poller.poll():
+        for fd, _unused in poller.poll():
             if fd in listeners:
                 try:
-                    sock, _ = listeners[fd].accept()
+                    sock, _unused = listeners[fd].accept()
                 except BlockingIOError:
                     continue
                 sock.setblocking(False)

@@ -39,7 +39,7 @@ async def clients(peer: pyconf.Peer) -> None:
         pyconf.ok("refused")
 
     nobody = ".".join(peer.address.split(".")[:2]) + ".250.250"
-    for _ in range(5):
+    for _unused in range(5):
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.open_connection(nobody, 80), 0.05)
             pyconf.fail("connected to nobody")
@@ -47,12 +47,12 @@ async def clients(peer: pyconf.Peer) -> None:
     pyconf.ok("connects given up")
 
     # Given up while in progress to a live peer.
-    for _ in range(20):
+    for _unused in range(20):
         task = asyncio.create_task(asyncio.open_connection(*peer.at(pyconf.ECHO)))
         await asyncio.sleep(0)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            _, writer = await task
+            _unused, writer = await task
             writer.close()
     await client(peer, 78)
     pyconf.ok("cancelled")

@@ -53,7 +53,7 @@ def accept(peer: pyconf.Peer, selector: selectors.BaseSelector, count: int) -> N
         while left:
             events = selector.select(8)
             pyconf.check(events, f"{left} connections are missing")
-            for key, _ in events:
+            for key, _unused in events:
                 if key.fileobj is listener:
                     sock, address = listener.accept()
                     pyconf.check(address[0] == peer.address, "accept names another")

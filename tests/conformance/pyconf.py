@@ -64,7 +64,7 @@ class Peer:
             while time.monotonic() < end:
                 sock.send(f"{number} {text}".encode())
                 try:
-                    head, _, rest = sock.recv(600).decode().partition(" ")
+                    head, _unused, rest = sock.recv(600).decode().partition(" ")
                 except (TimeoutError, ConnectionRefusedError):
                     continue
                 if int(head) == number and rest.startswith(until):

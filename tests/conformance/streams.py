@@ -56,7 +56,7 @@ def run(sock: socket.socket, number: int) -> None:
 
 def main() -> None:
     address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    socks = [socket.create_connection((address, port), timeout=10) for _ in range(count)]
+    socks = [socket.create_connection((address, port), timeout=10) for _unused in range(count)]
     slim = sum(pyconf.note_path(sock) for sock in socks)
     threads = [threading.Thread(target=run, args=(s, n)) for n, s in enumerate(socks)]
     for thread in threads:

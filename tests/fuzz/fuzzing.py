@@ -26,7 +26,7 @@ def generator(name: str) -> random.Random:
 def mutate(rng: random.Random, raw: bytes) -> bytes:
     """`raw` after one to four changes: flips, cuts, insertions, repeats, magic numbers."""
     out = bytearray(raw)
-    for _ in range(rng.randint(1, 4)):
+    for _unused in range(rng.randint(1, 4)):
         at = rng.randrange(len(out) + 1)
         match rng.randrange(7):
             case 0 if out:

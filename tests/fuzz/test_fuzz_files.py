@@ -73,10 +73,10 @@ def bend(rng, value: Any) -> Any:
 def test_parsed_values() -> None:
     rng = generator("values")
     refused = 0
-    for _ in range(runs(8_000)):
+    for _unused in range(runs(8_000)):
         for parse, good in ((config.parse_router, ROUTER), (config.parse_map, MAP)):
             value = good
-            for _ in range(rng.randint(1, 3)):
+            for _unused in range(rng.randint(1, 3)):
                 value = bend(rng, value)
             try:
                 parse(value)
@@ -93,7 +93,7 @@ def test_files(tmp_path: Path) -> None:
     router.write_bytes(texts[0])
     fleet.write_bytes(texts[1])
     config.load(router, fleet)
-    for _ in range(runs(800)):
+    for _unused in range(runs(800)):
         router.write_bytes(mutate(rng, texts[0]) if rng.random() < 0.5 else texts[0])
         fleet.write_bytes(mutate(rng, texts[1]))
         try:
@@ -130,7 +130,7 @@ def test_admin_requests(tmp_path: Path) -> None:
         admin.register("connections", handler, "connections", endpoint=str, limit=int)
         await admin.start()
         try:
-            for _ in range(runs(300)):
+            for _unused in range(runs(300)):
                 value = rng.choice(good)
                 if rng.random() < 0.3:
                     value = bend(rng, value)

@@ -18,7 +18,7 @@ def test_hello() -> None:
     rng = generator("hello")
     mac = wire.keyed_mac(KEY)
     accepted = 0
-    for _ in range(runs(20_000)):
+    for _unused in range(runs(20_000)):
         kind = rng.choice((wire.K_DELIVER, wire.K_PREPARE))
         good = wire.hello(
             mac, kind, rng.getrandbits(32), rng.getrandbits(64), rng.randbytes(16),
@@ -42,7 +42,7 @@ def test_hello() -> None:
 def test_ack_and_commit() -> None:
     rng = generator("ack")
     mac, other = wire.keyed_mac(KEY), wire.keyed_mac(b"o" * 32)
-    for _ in range(runs(20_000)):
+    for _unused in range(runs(20_000)):
         nonce = rng.getrandbits(64)
         ack = wire.ack(mac, rng.randrange(12), rng.getrandbits(32), nonce)
         commit = wire.commit(mac, rng.choice((wire.C_DELIVER, wire.C_RENEW)), nonce)
@@ -81,8 +81,8 @@ def _frame(rng: random.Random) -> frames.Frame:
 
 def test_trunk_frames() -> None:
     rng = generator("frames")
-    for _ in range(runs(5_000)):
-        sent = [_frame(rng) for _ in range(rng.randint(1, 6))]
+    for _unused in range(runs(5_000)):
+        sent = [_frame(rng) for _unused in range(rng.randint(1, 6))]
         stream = b"".join(map(frames.encode, sent))
         for raw in (stream, mutate(rng, stream)):
             decoder = frames.Decoder()

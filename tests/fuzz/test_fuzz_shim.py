@@ -61,7 +61,7 @@ class Hostile:
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self.listener.accept()
+                sock, _unused = self.listener.accept()
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
@@ -69,8 +69,8 @@ class Hostile:
     def _serve(self, sock: socket.socket) -> None:
         with sock, contextlib.suppress(OSError):
             while True:
-                raw, ancillary, _, _ = sock.recvmsg(200, socket.CMSG_SPACE(64))
-                for _, _, data in ancillary:
+                raw, ancillary, _unused, _unused = sock.recvmsg(200, socket.CMSG_SPACE(64))
+                for _unused, _unused, data in ancillary:
                     for fd in array.array("i", data):
                         os.close(fd)
                 if len(raw) != wire.MSG_SIZE:
@@ -201,7 +201,7 @@ def test_fixed_misbehaviour(arena: Arena, program: str) -> None:
         return []
 
     def extra_descriptors(kind: int, seq: int, raw: bytes):
-        null = [os.open("/dev/null", os.O_RDWR) for _ in range(4)]
+        null = [os.open("/dev/null", os.O_RDWR) for _unused in range(4)]
         threading.Timer(1.0, close_all, null).start()
         return [(wire.message(wire.PLAIN, seq, error=1), null)]
 
@@ -251,7 +251,7 @@ def test_random_answers(arena: Arena, program: str) -> None:
         if kind == wire.HELLO:
             return [(welcome(seq), [])]
         out = []
-        for _ in range(rng.choice((0, 1, 1, 1, 2, 5))):
+        for _unused in range(rng.choice((0, 1, 1, 1, 2, 5))):
             given = wire.message(
                 rng.randrange(22), rng.choice((seq, seq, seq, seq + 1, 0)),
                 flags=rng.getrandbits(5), error=rng.choice((0, 1, 111)),
@@ -262,12 +262,12 @@ def test_random_answers(arena: Arena, program: str) -> None:
                 given = mutate(rng, given) or b"\0"
             # A descriptor that is no connection, beside an answer that wants one, is a
             # lie that may be believed; strangers' descriptors beside others are not.
-            fds = [rng.choice(pool) for _ in range(rng.choice((0, 0, 0, 1, 2, 4)))]
+            fds = [rng.choice(pool) for _unused in range(rng.choice((0, 0, 0, 1, 2, 4)))]
             out.append((given[:3000], fds))
         return None if rng.random() < 0.05 else out
 
     try:
-        for _ in range(runs(6)):
+        for _unused in range(runs(6)):
             arena.run(program, answer, must_pass=False)
     finally:
         for sock in pair:

@@ -142,7 +142,7 @@ def _descriptors(rng: random.Random) -> tuple[list[int], list[Any]]:
     for fd in (*os.pipe(), os.open("/dev/null", os.O_RDWR), os.memfd_create("f")):
         keep.append(fd)
         pool.append(fd)
-    return [rng.choice(pool) for _ in range(rng.choice((0, 0, 1, 2, 3, 3, 5, 12)))], keep
+    return [rng.choice(pool) for _unused in range(rng.choice((0, 0, 1, 2, 3, 3, 5, 12)))], keep
 
 
 def _close(keep: list[Any]) -> None:
@@ -172,7 +172,7 @@ def test_records_and_descriptors(live: Live) -> None:
     for number in range(runs(300)):
         shim = live.shim(greet=rng.random() < 0.9)
         try:
-            for _ in range(rng.randint(1, 8)):
+            for _unused in range(rng.randint(1, 8)):
                 fds, keep = _descriptors(rng)
                 try:
                     _send_fds(shim, _record(rng) or b"\0", fds)
@@ -201,7 +201,7 @@ def test_strangers_on_the_data_port(live: Live) -> None:
     mac = wire.keyed_mac(b"k" * 32)
     vip, other = wire.pack_addr(VIP), wire.pack_addr("10.44.0.2")
     open_socks: list[socket.socket] = []
-    for _ in range(runs(400)):
+    for _unused in range(runs(400)):
         good = wire.hello(
             mac, rng.choice((1, 2)), rng.randrange(4), rng.getrandbits(64),
             rng.choice((vip, other)), rng.choice((vip, vip, other)), 1000, 80,

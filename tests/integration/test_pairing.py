@@ -76,5 +76,5 @@ def test_clients_with_and_without_shim_share_a_prefork_server(slim_lab: Lab) -> 
         for source, mode in (("c1", "slim"), ("c1", "overlay"), ("c3", "slim"), ("c4", "slim"))
     ]
     for process in flooders:
-        said, _ = process.communicate(timeout=120)
+        said, _unused = process.communicate(timeout=120)
         assert " ok=2000 wrong=0 " in said, said

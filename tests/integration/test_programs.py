@@ -288,12 +288,12 @@ def test_haproxy_chrooted_and_reloaded_in_front_of_nginx(slim_lab: Lab, place: P
         stdout=subprocess.PIPE,
         text=True,
     )
-    for _ in range(2):
+    for _unused in range(2):
         os.kill(server.pid, signal.SIGUSR2)
         done = slim_lab.run("c4", ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", url])
         assert done.stdout == "200"
         wait_for(lambda: slim_lab.listens("c3", 7405), what="haproxy listens")
-    said, _ = load.communicate(timeout=30)
+    said, _unused = load.communicate(timeout=30)
     assert "Non-2xx" not in said, said
     errors = re.search(r"Socket errors: connect (\d+), read (\d+)", said)
     assert not errors or int(errors[1]) == 0, said
@@ -344,7 +344,7 @@ def test_python_http_server(slim_lab: Lab, place: Path) -> None:
     words: Words = [PYTHON, "-m", "http.server", "--bind", ip, "--directory", place, "7407"]
     serve(slim_lab, words, 7407, stderr=subprocess.DEVNULL)
     with host_path(slim_lab):
-        for _ in range(10):
+        for _unused in range(10):
             said = slim_lab.run(CLIENT, ["curl", "-sS", f"http://{ip}:7407/file"], text=False)
             assert said.stdout == data
 

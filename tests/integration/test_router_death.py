@@ -198,7 +198,7 @@ def test_connects_while_the_router_is_killed_again_and_again(slim_lab: Lab) -> N
             kills += 1
         except AssertionError:
             break
-    said, _ = flood.communicate(timeout=120)
+    said, _unused = flood.communicate(timeout=120)
     settle(slim_lab)
     assert kills >= 2, "the flood was over before the router had died twice"
     sums = {k: int(v) for k, v in re.findall(r"([a-z-]+)=(\d+)", said)}

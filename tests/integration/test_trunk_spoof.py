@@ -94,7 +94,7 @@ def rogue(lab: Lab, sent: bytes, what: str = "") -> str:
 def local_peers_work(lab: Lab) -> None:
     """c4 reaches c2, both on node2, over the host path: they were not touched."""
     words: Words = [build() / "test_connect_blocking", lab.ip("c2"), str(PEER_PORT)]
-    for _ in range(2):  # the first may be cold
+    for _unused in range(2):  # the first may be cold
         outcome = run_program(lab, "c4", "slim", words)
         assert outcome.status == 0, f"\n{outcome.said}"
     assert outcome.slim, outcome.said

@@ -130,7 +130,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
         seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        twice = next(k for k, _unused in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
         raise ConfigError(f"key {twice!r} appears twice in one object; keep one of them")
     return made
 
@@ -360,7 +360,7 @@ def _metrics(reader: _Reader) -> tuple[str, int] | None:
     try:
         if not isinstance(value, str):
             raise ValueError
-        text, _, port = value.rpartition(":")
+        text, _unused, port = value.rpartition(":")
         address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
         if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
             raise ValueError

@@ -39,6 +39,7 @@ QUERY_S = 0.05
 QUERIES_MAX = 4096  # unanswered queries of one worker or trunk
 ASKS_MAX = 16384  # locations that one worker is kept informed of
 WITHDRAW_VIPS_MAX = 16384
+WANTED_S = 600.0  # a host that nobody asked for in this time needs no trunk
 
 Party = Endpoint | Trunk
 
@@ -62,6 +63,7 @@ class Directory:
         self.counters = counters
         self.registry: Registry
         self.trunks: Trunks
+        self._wanted: dict[str, float] = {}  # when a host was last asked for, monotonic seconds
         self._questions: dict[int, Question] = {}
         self._order: collections.deque[int] = collections.deque()
         self._load: Counter[int] = Counter()
@@ -78,6 +80,7 @@ class Directory:
     def apply(self, config: RouterConfig, fleet: FleetMap) -> None:
         """A new map: what it moved or removed is void, and said to be so at once."""
         old, self.fleet, self.config = self.fleet, fleet, config
+        self._wanted = {host: at for host, at in self._wanted.items() if host in fleet.hosts}
         changed = {
             key
             for key in old.endpoints.keys() | fleet.endpoints.keys()
@@ -119,6 +122,8 @@ class Directory:
             self._answered(ep, _number(message["id"], 64), bool(message["probe"]))
         elif op == "withdraw":
             self._withdraw_of_worker(ep, message)
+        elif op == "using":
+            self._using(ep, message)
         else:
             raise ValueError("unknown op")
 
@@ -132,8 +137,20 @@ class Directory:
         ep.asked[vip] = None
         host = self.host_of((ep.spec.tenant, vip))
         if host is not None and host != self.config.host:
+            self._wanted[host] = time.monotonic()
             self.trunks.demand(host)
         self._push(ep, vip)
+
+    def _using(self, ep: Endpoint, message: Message) -> None:
+        """A worker holds leases of these peers: their trunks are in use."""
+        listed = message["vips"]
+        if not isinstance(listed, list) or len(listed) > WITHDRAW_VIPS_MAX:
+            raise ValueError("vips")
+        now = time.monotonic()
+        for vip in map(_vip, listed):
+            host = self.host_of((ep.spec.tenant, vip))
+            if host is not None:
+                self._wanted[host] = now
 
     def _push(self, ep: Endpoint, vip: str) -> None:
         """Tell *ep* where *vip* is, as of now."""
@@ -350,12 +367,8 @@ class Directory:
         self.broadcast({"op": "unpair", "key_ids": [key_id]})
 
     def wants(self, host: str) -> bool:
-        """Did a worker ask for an endpoint of *host*?"""
-        return any(
-            self.host_of((ep.spec.tenant, vip)) == host
-            for ep in self.registry.endpoints.values()
-            for vip in ep.asked
-        )
+        """Did a worker ask for an endpoint of *host* lately, or hold a lease of one?"""
+        return time.monotonic() - self._wanted.get(host, -WANTED_S) < WANTED_S
 
     def on_frame(self, trunk: Trunk, frame: Announce | Withdraw | Query | Answer) -> None:
         """One frame of a peer."""

@@ -54,14 +54,14 @@ class Dumps:
                 entry[1].set()
         try:
             async with asyncio.timeout(timeout):
-                for _, event in wanted.values():
+                for _unused, event in wanted.values():
                     await event.wait()
         except TimeoutError:
             pass
         finally:
             for number in wanted:
                 self._open.pop(number, None)
-        return [dump for dump, _ in wanted.values()]
+        return [dump for dump, _unused in wanted.values()]
 
     def on_dumped(self, ep: Endpoint, message: Message) -> None:
         """One piece. Raises KeyError, TypeError, ValueError when malformed."""

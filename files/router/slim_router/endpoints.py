@@ -327,7 +327,7 @@ class Registry:
 
     async def _listener(self, ep: Endpoint) -> socket.socket:
         """The data listener; a port that a stranger holds is exchanged. Raises OSError."""
-        for _ in range(BIND_PATIENCE):
+        for _unused in range(BIND_PATIENCE):
             try:
                 return make_listener(self.config.address, ep.port)
             except OSError as error:

@@ -17,7 +17,7 @@ BODY_MAX = 65536
 HEADER = struct.Struct("!HBBI")
 HEADER_SIZE = 8
 
-OPEN, ANNOUNCE, WITHDRAW, QUERY, ANSWER, PING, PONG, BYE = range(1, 9)
+OPEN, ANNOUNCE, WITHDRAW, QUERY, ANSWER, PING, PONG, BYE, IDLE = range(1, 10)
 
 KEY_SIZE = 32
 TENANT_MAX = 255
@@ -114,7 +114,12 @@ class Bye:
     reason: str
 
 
-Frame = Open | Announce | Withdraw | Query | Answer | Ping | Pong | Bye
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The sender has had no use for the trunk for a while."""
+
+
+Frame = Open | Announce | Withdraw | Query | Answer | Ping | Pong | Bye | Idle
 
 
 def _tenant_out(tenant: str) -> bytes:
@@ -180,6 +185,8 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
             return (PING if isinstance(frame, Ping) else PONG), opaque
         case Bye(reason):
             return BYE, reason.encode()[:REASON_MAX].decode(errors="ignore").encode()
+        case Idle():
+            return IDLE, b""
     raise FrameError(f"not a frame: {type(frame).__name__}")
 
 
@@ -198,7 +205,7 @@ def decode_header(raw: bytes) -> tuple[int, int]:
         raise FrameError(f"magic {magic:#06x}")
     if version != VERSION:
         raise FrameError(f"version {version}, this router speaks {VERSION}")
-    if not OPEN <= kind <= BYE:
+    if not OPEN <= kind <= IDLE:
         raise FrameError(f"unknown type {kind}")
     if length > BODY_MAX:
         raise FrameError(f"body of {length} bytes")
@@ -239,6 +246,10 @@ def decode_body(kind: int, raw: bytes) -> Frame:
         if not raw:
             return Bye("")
         return Bye(_text(raw, REASON_MAX, "reason"))
+    if kind == IDLE:
+        if raw:
+            raise FrameError(f"IDLE of {len(raw)} bytes")
+        return Idle()
     raise FrameError(f"unknown type {kind}")
 
 

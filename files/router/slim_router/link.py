@@ -130,7 +130,7 @@ class WorkerLink:
 
     def _writable(self) -> None:
         progress = False
-        for _ in range(READ_BATCH):
+        for _unused in range(READ_BATCH):
             if not self._queue:
                 break
             data, fds, shim = self._queue[0]
@@ -166,7 +166,7 @@ class WorkerLink:
 
     def _readable(self) -> None:
         # A bounded batch: one talkative worker does not starve the others.
-        for _ in range(READ_BATCH):
+        for _unused in range(READ_BATCH):
             try:
                 data = self.sock.recv(MESSAGE_MAX + 1)
             except (BlockingIOError, InterruptedError):
@@ -197,7 +197,7 @@ class WorkerLink:
         self._loop.remove_writer(self.sock.fileno())
         if self._stall is not None:
             self._stall.cancel()
-        for _, fds, _ in self._queue:
+        for _data, fds, _droppable in self._queue:
             for fd in fds:
                 os.close(fd)
         self._queue.clear()

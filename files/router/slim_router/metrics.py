@@ -66,7 +66,7 @@ def families(shot: Snapshot) -> Iterable[Metric]:
     yield reloads
     by_state = GaugeMetricFamily("slim_endpoints", "Endpoints by state.", labels=["state"])
     for state in STATES:
-        count = sum(found == state for _, _, found, _ in shot.endpoints)
+        count = sum(row[2] == state for row in shot.endpoints)
         by_state.add_metric([state], count)
     yield by_state
     up = GaugeMetricFamily(

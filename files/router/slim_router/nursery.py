@@ -128,7 +128,7 @@ class Nursery:
         return Child(pid, pidfd, ours)
 
     async def _send(self, data: bytes, fd: int) -> None:
-        for _ in range(200):
+        for _unused in range(200):
             if self._control is None:
                 raise NurseryError("zygote: it has ended")
             try:
@@ -141,7 +141,7 @@ class Nursery:
     def _readable(self) -> None:
         while self._control is not None:
             try:
-                data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 4)
+                data, fds, _unused, _unused = socket.recv_fds(self._control, MESSAGE_MAX, 4)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -200,7 +200,7 @@ class Nursery:
             asyncio.get_running_loop().remove_reader(control.fileno())
             control.close()
         if self._process is not None:
-            for _ in range(100):
+            for _unused in range(100):
                 if self._process.poll() is not None:
                     return
                 await asyncio.sleep(0.02)

@@ -74,9 +74,9 @@ class ShimDoor:
 
     def _ready(self) -> None:
         assert self._sock is not None
-        for _ in range(ACCEPT_BATCH):
+        for _unused in range(ACCEPT_BATCH):
             try:
-                caller, _ = self._sock.accept()
+                caller, _unused = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:

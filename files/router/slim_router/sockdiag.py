@@ -118,13 +118,13 @@ def dump(
             data = nl.recv(RECEIVE_SIZE)
             at, size = 0, len(data)
             while at + 16 <= size:
-                length, kind, _, number, _ = _NLMSG.unpack_from(data, at)
+                length, kind, _unused, number, _unused = _NLMSG.unpack_from(data, at)
                 if length < 16 or at + length > size:
                     raise OSError(errno.EPROTO, "sock_diag: message with a wrong length")
                 end = at + length
                 if number == sequence:
                     if kind == SOCK_DIAG_BY_FAMILY and length >= 88:
-                        _, state, sport, dport, src, dst, cookie, uid, inode = message(
+                        _unused, state, sport, dport, src, dst, cookie, uid, inode = message(
                             data, at + 16
                         )
                         acked = received = 0
@@ -159,7 +159,7 @@ def _skip(nl: socket.socket, sequence: int, data: bytes, at: int) -> None:
     with contextlib.suppress(OSError):
         while True:
             while at + 16 <= len(data):
-                length, kind, _, number, _ = _NLMSG.unpack_from(data, at)
+                length, kind, _unused, number, _unused = _NLMSG.unpack_from(data, at)
                 if number == sequence and kind in (NLMSG_DONE, NLMSG_ERROR):
                     return
                 at += max(16, length + 3 & ~3)

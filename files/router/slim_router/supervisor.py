@@ -292,10 +292,10 @@ class Supervisor:
         admin.register("metrics", self._op_metrics, "counters as JSON")
         admin.register("reload", self._op_reload, "read router.json and map.json again")
 
-    async def _op_ping(self, _: dict[str, Any]) -> object:
+    async def _op_ping(self, _unused: dict[str, Any]) -> object:
         return {"version": __version__, "host": self.config.host, "pid": os.getpid()}
 
-    async def _op_status(self, _: dict[str, Any]) -> object:
+    async def _op_status(self, _unused: dict[str, Any]) -> object:
         endpoints = list(self.registry.endpoints.values())
         return {
             "version": __version__,
@@ -315,7 +315,7 @@ class Supervisor:
             "events": dict(sorted(self.counters.items())),
         }
 
-    async def _op_endpoints(self, _: dict[str, Any]) -> object:
+    async def _op_endpoints(self, _unused: dict[str, Any]) -> object:
         dumps = {
             dump.endpoint.key: dump
             for dump in await self.dumps.collect(
@@ -357,7 +357,7 @@ class Supervisor:
                 rows.append({**row, "endpoint": dump.endpoint.spec.name})
         return {"connections": rows, "incomplete": incomplete, "truncated": truncated}
 
-    async def _op_metrics(self, _: dict[str, Any]) -> object:
+    async def _op_metrics(self, _unused: dict[str, Any]) -> object:
         shot = await self.snapshot()
         return {
             "events": shot.events,
@@ -369,7 +369,7 @@ class Supervisor:
             ],
         }
 
-    async def _op_reload(self, _: dict[str, Any]) -> object:
+    async def _op_reload(self, _unused: dict[str, Any]) -> object:
         return await self.reload()
 
     async def snapshot(self) -> Snapshot:

@@ -27,7 +27,19 @@ from typing import NamedTuple, Protocol
 from . import frames, log
 from .bucket import Bucket
 from .config import FleetMap, HostSpec, Key, RouterConfig, Tls
-from .frames import Announce, Answer, Bye, Frame, FrameError, Open, Ping, Pong, Query, Withdraw
+from .frames import (
+    Announce,
+    Answer,
+    Bye,
+    Frame,
+    FrameError,
+    Idle,
+    Open,
+    Ping,
+    Pong,
+    Query,
+    Withdraw,
+)
 from .wire import WireError, unpack_addr
 
 EAGER_HOSTS = 64  # maps of up to this many hosts are dialled at start
@@ -74,7 +86,7 @@ class TrunkEvents(Protocol):
         """A frame that is not the trunk's own business."""
 
     def wants(self, host: str) -> bool:
-        """Is a trunk to *host* still of use to anybody?"""
+        """Did anybody here have a use for a trunk to *host* lately?"""
 
 
 def contexts(tls: Tls) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -192,7 +204,7 @@ class Trunk(asyncio.Protocol):
     # --- in -------------------------------------------------------------------
 
     def _drain(self) -> None:
-        for _ in range(FRAME_BATCH):
+        for _unused in range(FRAME_BATCH):
             if self.closed:
                 return
             if not self._budget.take():
@@ -249,6 +261,10 @@ class Trunk(asyncio.Protocol):
                 raise FrameError("a second OPEN")
             case Bye(reason):
                 self.close(f"the peer said goodbye: {reason!r}")
+            case Idle():
+                # It closes when neither side needs it; a side that does says nothing.
+                if not self.trunks.needs(self.host):
+                    self.close("idle")
             case Announce(tenant, vip, port, up, generation):
                 key = (tenant, unpack_addr(vip))
                 if not up:
@@ -337,6 +353,8 @@ class Trunk(asyncio.Protocol):
                 return
             self._misses += 1
         self.ask()
+        if not self.trunks.needs(self.host):
+            self.send(Idle(), droppable=True)
         self._schedule_ping()
 
     def ask(self) -> None:
@@ -437,7 +455,7 @@ class Trunks:
 
     def keys_of(self, hosts: set[str]) -> list[int]:
         """The ids of the keys under which *hosts* make hellos to us."""
-        return [key_id for key_id, (host, _) in self._keys.items() if host in hosts]
+        return [key_id for key_id, (host, _unused) in self._keys.items() if host in hosts]
 
     def get(self, host: str) -> Trunk | None:
         """The trunk to *host*, if there is one that may be used."""
@@ -453,6 +471,10 @@ class Trunks:
     def eager(self) -> bool:
         """Is the fleet small enough to connect every pair of hosts?"""
         return len(self.fleet.hosts) <= EAGER_HOSTS
+
+    def needs(self, host: str) -> bool:
+        """May the trunk to *host* not be closed for want of use?"""
+        return self.eager or self.events.wants(host)
 
     # --- start, change, stop ----------------------------------------------------
 
@@ -547,7 +569,7 @@ class Trunks:
                 await peer.changed.wait()
                 continue
             if not first:
-                if not self.eager and not self.events.wants(peer.spec.name):
+                if not self.needs(peer.spec.name):
                     return
                 if peer.lived > STEADY_S:
                     pause, peer.lived = REDIAL_FIRST_S, 0.0
@@ -574,7 +596,7 @@ class Trunks:
     async def _dial(self, spec: HostSpec) -> str:
         """One attempt; why no trunk came of it, else "". Raises OSError, TimeoutError."""
         async with asyncio.timeout(CONNECT_S + HANDSHAKE_S):
-            _, trunk = await self.loop.create_connection(
+            _unused, trunk = await self.loop.create_connection(
                 lambda: self._make(spec.name),
                 spec.address,
                 spec.trunk_port,
@@ -623,7 +645,7 @@ class Trunks:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, trunk = await self.loop.connect_accepted_socket(
+            _unused, trunk = await self.loop.connect_accepted_socket(
                 lambda: self._make(None),
                 sock,
                 ssl=self._accept_context,

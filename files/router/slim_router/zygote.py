@@ -48,7 +48,7 @@ def _raise_file_limit() -> None:
     """Workers hold many sockets: take the whole hard limit."""
     import resource
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _unused, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError):
@@ -117,12 +117,12 @@ class Zygote:
         pid = self.children.pop(pidfd)
         self.poll.unregister(pidfd)
         os.close(pidfd)
-        _, status = os.waitpid(pid, 0)
+        _unused, status = os.waitpid(pid, 0)
         self.tell({"op": "exited", "pid": pid, "status": status})
 
     def receive(self) -> bool:
         """One message of the supervisor; False when it is gone."""
-        data, fds, _, _ = socket.recv_fds(self.control, MESSAGE_MAX, 4)
+        data, fds, _unused, _unused = socket.recv_fds(self.control, MESSAGE_MAX, 4)
         try:
             if not data:
                 return False
@@ -141,7 +141,7 @@ class Zygote:
         self.poll.register(self.control, select.POLLIN)
         self.tell({"op": "hello", "pid": os.getpid()})
         while True:
-            for fd, _ in self.poll.poll():
+            for fd, _unused in self.poll.poll():
                 if fd in self.children:
                     self.reap(fd)
                 elif not self.receive():

@@ -47,10 +47,10 @@ class Echo(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for fd, _ in self.epoll.poll():
+            for fd, _unused in self.epoll.poll():
                 sock, left = self.socks[fd]
                 if left < 0:
-                    fresh, _ = sock.accept()
+                    fresh, _unused = sock.accept()
                     self.socks[fresh.fileno()] = (fresh, -left - 1)
                     self.epoll.register(fresh.fileno(), select.EPOLLIN)
                 else:
@@ -103,7 +103,7 @@ class Router:
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self.door.accept()
+                sock, _unused = self.door.accept()
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
@@ -111,16 +111,17 @@ class Router:
     def _serve(self, sock: socket.socket) -> None:
         with sock, contextlib.suppress(OSError):
             while True:
-                raw, ancillary, _, _ = sock.recvmsg(200, socket.CMSG_SPACE(64))
+                raw, ancillary, _unused, _unused = sock.recvmsg(200, socket.CMSG_SPACE(64))
                 fds = array.array("i")
-                for _, _, data in ancillary:
+                for _unused, _unused, data in ancillary:
                     fds.frombytes(data)
                 try:
                     if len(raw) != wire.MSG_SIZE:
                         return
-                    (_, _, kind, seq, flags, _, _, peer, lport, pport, _, _, cookie, value, _) = (
-                        wire.MSG.unpack(raw)
-                    )
+                    fields = wire.MSG.unpack(raw)
+                    kind, seq, flags = fields[2:5]
+                    peer, lport, pport = fields[7:10]
+                    cookie, value = fields[12:14]
                     self.asked.add(kind)
                     if self.lie and not self._honest_here(kind):
                         if not self._lied(sock, kind, seq):
@@ -256,7 +257,7 @@ class Router:
             if self.lie.startswith("channel_"):
                 self._spoil(channel)
             while True:
-                for fd, _ in poll.poll():
+                for fd, _unused in poll.poll():
                     if fd == channel.fileno():
                         return
                     sock, peer = listener.accept()

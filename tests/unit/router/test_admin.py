@@ -52,8 +52,8 @@ async def scene(fleet):
             await router.stop()
 
 
-async def ask(path, op, /, **arguments):
-    return await asyncio.to_thread(slimctl.ask, path, op, **arguments)
+async def ask(where, op, /, **arguments):
+    return await asyncio.to_thread(slimctl.ask, where, op, **arguments)
 
 
 async def raw(path, data: bytes) -> Any:
@@ -81,7 +81,7 @@ async def obey(puppet, connections, pieces=1, last=True):
 
 def test_status_and_ping(trio):
     async def body():
-        async with scene(trio) as (_, one, path):
+        async with scene(trio) as (_unused, one, path):
             assert path.stat().st_mode & 0o777 == 0o600
             for op in ("ping", "version"):
                 answer = await ask(path, op)
@@ -101,7 +101,7 @@ def test_status_and_ping(trio):
 
 def test_connections_of_all_workers_with_filters(trio):
     async def body():
-        async with scene(trio) as (puppets, _, path):
+        async with scene(trio) as (puppets, _unused, path):
             a1, a2 = await puppets.worker("a1"), await puppets.worker("a2")
             rows = [{**ROW, "cookie": n} for n in range(250)]
             answers: Any = asyncio.gather(obey(a1, rows, pieces=3), obey(a2, [LOST]))
@@ -156,7 +156,7 @@ def test_a_worker_that_does_not_answer_costs_a_bounded_time_and_is_named(trio, m
 
 def test_endpoints_carry_listeners_and_counters(trio):
     async def body():
-        async with scene(trio) as (puppets, _, path):
+        async with scene(trio) as (puppets, _unused, path):
             a1, a2 = await puppets.worker("a1"), await puppets.worker("a2")
             answers = asyncio.gather(obey(a1, []), obey(a2, []))
             got = await ask(path, "endpoints")
@@ -187,7 +187,7 @@ def test_endpoints_carry_listeners_and_counters(trio):
 )
 def test_a_bad_request_is_refused_with_its_reason(trio, request_, words):
     async def body():
-        async with scene(trio) as (_, _one, path):
+        async with scene(trio) as (_unused, _one, path):
             answer = await raw(path, request_)
             assert answer["ok"] is False
             assert words in answer["error"]
@@ -200,7 +200,7 @@ def test_a_request_that_never_ends_is_given_up(trio, monkeypatch):
     monkeypatch.setattr(admin, "REQUEST_S", 0.2)
 
     async def body():
-        async with scene(trio) as (_, _one, path):
+        async with scene(trio) as (_unused, _one, path):
             assert "in time" in (await raw(path, b'{"op": "ping"'))["error"]
 
     run(body())
@@ -208,7 +208,7 @@ def test_a_request_that_never_ends_is_given_up(trio, monkeypatch):
 
 def test_reload_by_admin_socket_and_by_slimctl(trio, capsys):
     async def body():
-        async with scene(trio) as (_, _one, path):
+        async with scene(trio) as (_unused, _one, path):
             trio.revision = 5
             trio.write()
             options = ["reload", "--socket", str(path)]
@@ -229,7 +229,7 @@ def test_reload_by_admin_socket_and_by_slimctl(trio, capsys):
 
 def test_slimctl_prints_tables_and_json(trio, capsys):
     async def body():
-        async with scene(trio) as (puppets, _, path):
+        async with scene(trio) as (puppets, _unused, path):
             a1 = await puppets.worker("a1")
             answers: Any
             for extra in ([], ["--json"]):
@@ -245,10 +245,10 @@ def test_slimctl_prints_tables_and_json(trio, capsys):
             await answers
 
     run(body())
-    out, _, filtered = capsys.readouterr().out.partition("}\n{")
+    out, _unused, filtered = capsys.readouterr().out.partition("}\n{")
     assert [r["path"] for r in json.loads("{" + filtered)["connections"]] == ["overlay"]
     out += "}"
-    table, _, rest = out.partition("{")
+    table, _unused, rest = out.partition("{")
     lines = table.splitlines()
     assert lines[0].split() == [
         "ENDPOINT", "DIR", "SRC", "DST", "HOST_SRC", "HOST_DST", "PATH", "WHY", "STATE", "AGE",
@@ -277,13 +277,13 @@ async def http(address: str, request: bytes) -> tuple[str, bytes]:
     async with asyncio.timeout(10):
         answer = await reader.read()
     writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _unused, body = answer.partition(b"\r\n\r\n")
     return head.split(b"\r\n")[0].decode(), body
 
 
 def test_the_metrics_page_has_the_stable_names(trio):
     async def body():
-        async with scene(trio) as (puppets, one, _):
+        async with scene(trio) as (puppets, one, _unused):
             a1, a2 = await puppets.worker("a1"), await puppets.worker("a2")
             address = trio.hosts["node1"]["address"]
             answers = asyncio.gather(obey(a1, []), obey(a2, []))
@@ -323,7 +323,7 @@ def test_without_prometheus_client_the_router_works_and_says_so_once(trio, monke
 
     async def body():
         assert metrics.available() is False
-        async with scene(trio) as (_, _one, path):
+        async with scene(trio) as (_unused, _one, path):
             assert (await ask(path, "ping"))["host"] == "node1"
             with pytest.raises(ConnectionRefusedError):
                 await http(trio.hosts["node1"]["address"], b"GET / HTTP/1.1\r\n\r\n")
@@ -335,7 +335,7 @@ def test_without_prometheus_client_the_router_works_and_says_so_once(trio, monke
 def test_a_metrics_port_that_is_taken_is_no_reason_to_stop(trio, capfd):
     async def body():
         with socket.create_server((trio.hosts["node1"]["address"], 9478)):
-            async with scene(trio) as (_, _one, path):
+            async with scene(trio) as (_unused, _one, path):
                 assert (await ask(path, "ping"))["host"] == "node1"
 
     run(body())

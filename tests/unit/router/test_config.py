@@ -54,7 +54,9 @@ MAP: dict[str, Any] = {
 E1 = MAP["endpoints"][0]
 
 
-def _write(directory: Path, router: object = ROUTER, fleet: object = MAP) -> tuple[Path, Path]:
+def _write(directory: Path, router: object = None, fleet: object = None) -> tuple[Path, Path]:
+    router = ROUTER if router is None else router
+    fleet = MAP if fleet is None else fleet
     one, two = directory / "router.json", directory / "map.json"
     one.write_text(json.dumps(router))
     two.write_text(json.dumps(fleet))
@@ -72,7 +74,7 @@ def test_the_documented_files_are_read(tmp_path):
 
 def test_what_is_optional_has_the_documented_default(tmp_path):
     least = {k: ROUTER[k] for k in ("version", "host", "address", "overlay", "tls")}
-    router, _ = config.load(*_write(tmp_path, {**least}))
+    router, _unused = config.load(*_write(tmp_path, {**least}))
     assert (router.trunk_port, router.data_ports) == (6790, (20000, 20999))
     assert router.metrics == ("127.0.0.1", 9478)
     assert router.secure == "none"
@@ -81,7 +83,7 @@ def test_what_is_optional_has_the_documented_default(tmp_path):
 def test_mapped_and_long_addresses_become_one_form(tmp_path):
     fleet = copy.deepcopy(MAP)
     fleet["endpoints"][1]["vip"] = "::ffff:10.44.0.2"
-    _, read = config.load(*_write(tmp_path, fleet=fleet))
+    _unused, read = config.load(*_write(tmp_path, fleet=fleet))
     assert ("default", "10.44.0.2") in read.endpoints
 
 

@@ -140,7 +140,7 @@ def test_the_hosts_own_namespace_is_refused(fleet):
         fleet.host("node1")
         fleet.endpoint("a1", A1[1], "node1", "/proc/self/ns/net")
         fleet.write()
-        async with scene(fleet) as (_, one):
+        async with scene(fleet) as (_unused, one):
             ep = one.registry.endpoints[A1]
             assert ep.state == "refused"
             assert "host's own" in ep.detail
@@ -214,7 +214,7 @@ def test_a_data_port_that_a_stranger_holds_is_exchanged(lone, monkeypatch):
                 a1 = await puppets.worker("a1")
                 assert a1.config["data_port"] == 20001
                 assert one.counters["data_port_exchanged"] == 1
-        async with scene(lone) as (puppets, _):
+        async with scene(lone) as (puppets, _unused):
             assert (await puppets.worker("a1")).config["data_port"] == 20001
 
     run(body())

@@ -14,6 +14,7 @@ from slim_router.frames import (
     Bye,
     Decoder,
     FrameError,
+    Idle,
     Open,
     Ping,
     Pong,
@@ -44,6 +45,7 @@ FRAMES = st.one_of(
     st.builds(Ping, EIGHT),
     st.builds(Pong, EIGHT),
     st.builds(Bye, _text(1024, 0)),
+    st.builds(Idle),
 )
 VIP = b"\0" * 10 + b"\xff\xff\x0a\x2c\x00\x01"
 SAMPLES: list[frames.Frame] = [
@@ -54,6 +56,7 @@ SAMPLES: list[frames.Frame] = [
     Answer(9, True),
     Ping(b"12345678"),
     Pong(b"12345678"),
+    Idle(),
     Bye("so long"),
 ]
 

@@ -33,7 +33,7 @@ class Ends:
         fds: list[int] = []
         while True:
             try:
-                data, more, _, _ = socket.recv_fds(self.worker, 65536, 8)
+                data, more, _unused, _unused = socket.recv_fds(self.worker, 65536, 8)
             except BlockingIOError:
                 return messages, fds
             if not data:
@@ -78,7 +78,7 @@ def test_a_slow_worker_gets_everything_in_order_once_it_reads():
             ends.link.send({"op": "n", "n": count, "pad": "x" * 4000})
             count += 1
             assert count < 20_000
-        for _ in range(50):
+        for _unused in range(50):
             ends.link.send({"op": "n", "n": count})
             count += 1
         seen: list[int] = []
@@ -122,7 +122,7 @@ def test_a_flood_of_shims_is_dropped_and_does_not_cost_the_worker_its_life():
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             refused = 0
-            for _ in range(20_000):
+            for _unused in range(20_000):
                 refused += not ends.link.send_shim(theirs.fileno())
                 if refused > 10:
                     break
@@ -176,7 +176,7 @@ def test_many_vips_are_cut_to_lawful_messages():
     async def body(ends):
         vips = [f"fd44::{i:x}" for i in range(16384)]
         ends.link.send_vips("unlocate", vips)
-        messages, _ = ends.drain()
+        messages, _unused = ends.drain()
         assert [vip for m in messages for vip in m["vips"]] == vips
         assert all(len(json.dumps(m)) <= MESSAGE_MAX for m in messages)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from slim_router import directory, trunk
 from slim_router.wire import pack_addr, pair_key
 from tests.unit.router.fleet import run, until
 from tests.unit.router.puppets import Puppets
@@ -130,7 +131,7 @@ def test_endpoints_of_one_host_meet_without_a_trunk(trio):
 @pytest.mark.parametrize(("vip", "reason"), [("10.44.9.9", 1), (B1, 3), (A1, 6), ("fd44::1", 1)])
 def test_a_peer_that_cannot_be_reached_has_a_reason(trio, vip, reason):
     async def body():
-        async with scene(trio, "node1") as (puppets, _):
+        async with scene(trio, "node1") as (puppets, _unused):
             a1 = await puppets.worker("a1")
             a1.send(op="locate", vip=vip)
             got = await a1.get("located", vip=vip)
@@ -166,7 +167,7 @@ def test_a_worker_that_asked_hears_when_the_trunk_comes_up_and_when_it_goes(trio
 
 def test_pair_is_refused_for_vips_that_the_map_puts_elsewhere(trio):
     async def body():
-        async with scene(trio, "node1", "node2") as (puppets, _, two):
+        async with scene(trio, "node1", "node2") as (puppets, _unused, two):
             b1 = await puppets.worker("b1")
             key_id = two.trunks.get("node1").key_id
             for vip, reason in (("10.44.9.9", 8), (B1, 8)):
@@ -189,7 +190,7 @@ def test_pair_is_refused_for_vips_that_the_map_puts_elsewhere(trio):
 
 def test_a_query_is_answered_by_the_worker_of_the_source(trio):
     async def body():
-        async with scene(trio, "node1", "node2") as (puppets, *_):
+        async with scene(trio, "node1", "node2") as (puppets, *_unused):
             a1, a2, b1 = [await puppets.worker(n) for n in ("a1", "a2", "b1")]
             for asker, dst, probe in ((b1, B1, True), (b1, B1, False), (a2, A2, True)):
                 asker.send(op="query", id=7, vip=A1, sport=40000, dst=dst, dport=80)
@@ -234,7 +235,7 @@ def test_a_query_that_nobody_answers_is_answered_real_within_the_bound(trio):
 
 def test_withdraw_reaches_the_peers_that_hold_leases_and_nobody_else(trio):
     async def body():
-        async with scene(trio, "node1", "node2") as (puppets, *_):
+        async with scene(trio, "node1", "node2") as (puppets, *_unused):
             a1, a2, b1, x1 = [await puppets.worker(n) for n in ("a1", "a2", "b1", "x1")]
             a1.send(op="withdraw", port=80, vips=[A2, B1, "10.44.9.9"])
             for puppet in (a2, b1):
@@ -247,7 +248,7 @@ def test_withdraw_reaches_the_peers_that_hold_leases_and_nobody_else(trio):
 
 def test_a_worker_that_dies_comes_back_on_its_port_and_knows_its_locations(trio):
     async def body():
-        async with scene(trio, "node1", "node2") as (puppets, one, _):
+        async with scene(trio, "node1", "node2") as (puppets, one, _unused):
             a1, b1 = await puppets.worker("a1"), await puppets.worker("b1")
             await until(lambda: one.trunks.get("node2").claims, "announcement")
             a1.send(op="locate", vip=B1)
@@ -269,12 +270,12 @@ def test_a_worker_that_dies_comes_back_on_its_port_and_knows_its_locations(trio)
 
 def test_connections_wait_in_the_data_listener_while_the_worker_is_replaced(trio):
     async def body():
-        async with scene(trio, "node1") as (puppets, _):
+        async with scene(trio, "node1") as (puppets, _unused):
             a1 = await puppets.worker("a1")
             os.kill(a1.pid, signal.SIGKILL)
             name = (trio.hosts["node1"]["address"], a1.config["data_port"])
-            for _ in range(20):
-                _, writer = await asyncio.open_connection(*name)
+            for _unused in range(20):
+                _unused, writer = await asyncio.open_connection(*name)
                 writer.write(b"hello")
                 writer.close()
                 await asyncio.sleep(0.01)
@@ -311,12 +312,13 @@ def test_a_worker_that_dies_again_and_again_is_not_respawned_in_a_storm(trio):
         '{"op": "pair", "key_id": "1", "vip": "10.44.0.1"}',
         '{"op": "query", "id": 1, "vip": "10.44.0.1", "sport": 99999, "dport": 1}',
         '{"op": "withdraw", "port": 80, "vips": "10.44.0.1"}',
+        '{"op": "using", "vips": [7]}',
         '{"op": "dumped", "id": []}',
     ],
 )
 def test_a_worker_that_talks_nonsense_is_replaced_and_the_others_go_on(trio, raw):
     async def body():
-        async with scene(trio, "node1") as (puppets, _):
+        async with scene(trio, "node1") as (puppets, _unused):
             a1, a2 = await puppets.worker("a1"), await puppets.worker("a2")
             a1.do(raw=raw)
             await puppets.worker("a1", after=a1)
@@ -384,6 +386,50 @@ def test_a_killed_supervisor_takes_zygote_and_workers_along(trio):
             await puppets.worker("a1", after=a1)
             assert again.registry.endpoints["default", A1].port == a1.config["data_port"]
             await again.stop()
+
+    run(body())
+
+
+def test_in_large_fleets_a_trunk_lives_while_workers_use_it_and_comes_back_on_demand(
+    trio, monkeypatch
+):
+    monkeypatch.setattr(trunk, "EAGER_HOSTS", 1)
+    monkeypatch.setattr(directory, "WANTED_S", 1.0)
+    for host in ("node1", "node2"):
+        trio.changes[host]["bounds"] = {"ping_s": 0.1, "ping_misses": 100}
+    trio.write()
+
+    async def body():
+        async with Puppets(trio.directory) as puppets:
+            one, two = trio.router("node1"), trio.router("node2")
+            try:
+                await one.start()
+                await two.start()
+                a1, b1 = await puppets.worker("a1"), await puppets.worker("b1")
+                await asyncio.sleep(0.3)
+                assert not one.trunks.all(), "nobody has asked"
+                a1.send(op="locate", vip=B1)
+                assert (await a1.get("located", vip=B1))["reason"] == 3
+                await a1.get("located", vip=B1, found=True)
+                first = one.trunks.get("node2")
+                end = time.monotonic() + 2.5
+                while time.monotonic() < end:
+                    a1.send(op="using", vips=[B1, "10.44.9.9"])
+                    await asyncio.sleep(0.2)
+                assert one.trunks.get("node2") is first, "its worker holds a lease"
+                await until(lambda: first.closed, "nobody uses it any more")
+                await a1.get("unlocate")
+                assert (await a1.get("located", vip=B1, found=False))["reason"] == 3
+                await asyncio.sleep(0.5)
+                assert not one.trunks.all(), "and nobody dials"
+                assert not two.trunks.all()
+                # From the other side.
+                b1.send(op="locate", vip=A1)
+                await b1.get("located", vip=A1, found=True)
+                await until(lambda: one.trunks.get("node2"), "the trunk is back")
+            finally:
+                await one.stop()
+                await two.stop()
 
     run(body())
 
@@ -480,7 +526,7 @@ def knock(path: Path, netns: str | None, word: str = "recv") -> subprocess.Popen
 
 
 async def outcome(process: subprocess.Popen[str]) -> str:
-    out, _ = await asyncio.to_thread(process.communicate, None, 10)
+    out, _unused = await asyncio.to_thread(process.communicate, None, 10)
     return str(out).strip()
 
 
@@ -513,7 +559,7 @@ def test_a_flood_of_shims_is_bounded_per_endpoint(trio):
             ep = one.registry.endpoints["default", A1]
             ep.shims = Bucket(0.0, 3.0)
             path = trio.paths("node1").shim_socket
-            results = [await outcome(knock(path, ep.spec.netns)) for _ in range(5)]
+            results = [await outcome(knock(path, ep.spec.netns)) for _unused in range(5)]
             assert results == ["served"] * 3 + [""] * 2
             assert one.counters["shim_crowded"] == 2
             assert await outcome(knock(path, trio.endpoints[2]["netns"])) == "served"

@@ -211,7 +211,7 @@ def test_new_certificates_serve_the_next_trunk(trio, tmp_path):
     async def body():
         from tests.unit.router.fleet import Ca
 
-        async with scene(trio, "node1", "node2") as (_, one, two):
+        async with scene(trio, "node1", "node2") as (_unused, one, two):
             old = await until(lambda: one.trunks.get("node2"), "trunk")
             trio.ca = Ca(tmp_path / "new", "new CA")
             for host in trio.hosts:
@@ -249,7 +249,7 @@ def test_many_reloads_leak_no_descriptor_and_no_task(trio):
 
             await cycle()
             fds, tasks = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())  # noqa: PTH208
-            for _ in range(5):
+            for _unused in range(5):
                 await cycle()
             await until(
                 lambda: len(os.listdir("/proc/self/fd")) <= fds,  # noqa: PTH208

@@ -34,7 +34,7 @@ def netlink():
 def connect(family: int, address: str):
     listener = socket.create_server((address, 0), family=family, backlog=16)
     client = socket.create_connection(listener.getsockname()[:2])
-    server, _ = listener.accept()
+    server, _unused = listener.accept()
     return listener, client, server
 
 
@@ -89,13 +89,13 @@ def test_the_mask_selects_states(netlink):
 
 
 def test_a_dump_that_was_dropped_half_way_does_not_spoil_the_next(netlink):
-    pairs = [connect(socket.AF_INET, "127.0.0.1") for _ in range(400)]
+    pairs = [connect(socket.AF_INET, "127.0.0.1") for _unused in range(400)]
     try:
         half = sockdiag.dump(netlink, socket.AF_INET)
         next(half)
         del half
         found = {s.cookie for s in sockdiag.dump(netlink, socket.AF_INET)}
-        assert {cookie(client) for _, client, _ in pairs} <= found
+        assert {cookie(client) for _unused, client, _unused in pairs} <= found
     finally:
         for trio in pairs:
             for sock in trio:
@@ -115,13 +115,13 @@ def test_ten_thousand_sockets_take_less_than_200_ms(netlink):
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     held = [listener]
     try:
-        for _ in range(5000):
+        for _unused in range(5000):
             client = socket.create_connection(listener.getsockname())
             held += [client, listener.accept()[0]]
         times = []
-        for _ in range(3):
+        for _unused in range(3):
             began = time.process_time()
-            count = sum(1 for _ in sockdiag.dump(netlink, socket.AF_INET))
+            count = sum(1 for _unused in sockdiag.dump(netlink, socket.AF_INET))
             times.append(time.process_time() - began)
             assert count >= 10_000
         assert min(times) < 0.2, times

@@ -32,6 +32,7 @@ class Recorder:
 
     def __init__(self):
         self.ups, self.downs, self.unpaired, self.got = [], [], [], []
+        self.wanted = None  # everybody
 
     def on_trunk_up(self, found):
         self.ups.append(found)
@@ -46,7 +47,7 @@ class Recorder:
         self.got.append(frame)
 
     def wants(self, host):
-        return True
+        return host in self.wanted if self.wanted is not None else True
 
 
 class Side:
@@ -161,7 +162,7 @@ def test_two_hosts_come_together_and_know_each_other(three):
 
 def test_when_both_dial_both_keep_the_connection_of_the_smaller_name(three):
     async def body():
-        for _ in range(5):
+        for _unused in range(5):
             async with sides(three, "node1", "node2") as (one, two):
                 two.trunks.demand("node1")  # without the head start of the other
                 two.trunks.peers["node1"].task.cancel()
@@ -360,7 +361,7 @@ def test_flipped_and_truncated_frames_cost_their_sender_its_trunk_and_nobody_els
                 # A flip in the header is always an error.
                 bit = rng.randrange(32)
                 raw[bit // 8] ^= 1 << bit % 8
-                if raw[3] in range(1, 9) and raw[:3] == frames.encode(sample)[:3]:
+                if raw[3] in range(1, 10) and raw[:3] == frames.encode(sample)[:3]:
                     raw[0] ^= 0xFF
                 before = one.counters["trunk_bad_frame"]
                 peer = await Played.dial(three, "node1", three.tls["node2"])
@@ -436,7 +437,7 @@ def test_callers_that_say_nothing_are_bounded_and_dropped(three, monkeypatch):
             known = three.hosts["node2"]["address"]
             mute = [
                 await asyncio.open_connection(address, 6790, local_addr=(known, 0))
-                for _ in range(trunk.PENDING_PER_ADDRESS + 5)
+                for _unused in range(trunk.PENDING_PER_ADDRESS + 5)
             ]
             await until(lambda: one.counters["trunk_crowded"] == 5, "the surplus is closed")
             # They crowd out only their own address.
@@ -446,7 +447,7 @@ def test_callers_that_say_nothing_are_bounded_and_dropped(three, monkeypatch):
                 lambda: one.counters["trunk_handshake_failed"] >= trunk.PENDING_PER_ADDRESS,
                 "the mute are dropped",
             )
-            for _, writer in mute:
+            for _unused, writer in mute:
                 writer.close()
             # Those who finish TLS and then say nothing, too.
             peer = await Played.dial(three, "node1", three.tls["node2"], source=known)
@@ -467,7 +468,7 @@ def test_a_flooding_peer_does_not_stall_the_others(three, monkeypatch):
             await peer.open("node2")
             await one.up("node2")
             flood = frames.encode(Answer(1, False)) * 20_000
-            for _ in range(5):
+            for _unused in range(5):
                 peer.writer.write(flood)
             times = []
             for number in range(30):
@@ -504,7 +505,7 @@ def test_a_peer_that_does_not_read_is_given_up(three, monkeypatch):
             link = await one.up("node2")
             peer.writer.transport.pause_reading()
             batch = [Announce("t" * 200, VIP, 1, True, 7)] * 1000
-            for _ in range(200):
+            for _unused in range(200):
                 if link.closed:
                     break
                 link.send_many(batch)
@@ -543,6 +544,83 @@ def test_large_fleets_are_dialled_on_demand_only(three, monkeypatch):
             two.trunks.demand("node1")
             await one.up("node2")
             await two.up("node1")
+
+    run(body())
+
+
+def test_in_large_fleets_a_trunk_that_neither_side_needs_closes_and_stays_closed(
+    three, monkeypatch
+):
+    monkeypatch.setattr(trunk, "EAGER_HOSTS", 2)
+    for host in ("node1", "node2"):
+        three.changes[host]["bounds"] = {"ping_s": 0.1, "ping_misses": 100}
+    three.write()
+
+    async def body():
+        async with sides(three, "node1", "node2") as (one, two):
+            one.events.wanted, two.events.wanted = {"node2"}, set()
+            one.trunks.demand("node2")
+            at_one, at_two = await one.up("node2"), await two.up("node1")
+            # One of the two needs it, whichever says that it does not.
+            await until(lambda: one.counters["trunk_in_idle"] > 3, "node2 says that it is idle")
+            two.events.wanted, one.events.wanted = {"node1"}, set()
+            seen = two.counters["trunk_in_idle"]
+            await until(lambda: two.counters["trunk_in_idle"] > seen + 3, "now node1 does")
+            assert not at_one.closed
+            assert not at_two.closed
+            two.events.wanted = set()
+            await until(lambda: at_one.closed and at_two.closed, "nobody needs it")
+            dialled = one.counters["trunk_out_ping"] + two.counters["trunk_out_ping"]
+            tasks = [one.trunks.peers["node2"].task, two.trunks.peers["node1"].task]
+            await until(lambda: all(t is None or t.done() for t in tasks), "nobody dials")
+            assert one.counters["trunk_out_ping"] + two.counters["trunk_out_ping"] == dialled
+            two.events.wanted = {"node1"}
+            two.trunks.demand("node1")
+            again = await one.up("node2")
+            assert again is not at_one
+
+    run(body())
+
+
+def test_in_small_fleets_no_trunk_is_idle(three):
+    three.changes["node1"]["bounds"] = three.changes["node2"]["bounds"] = {"ping_s": 0.1}
+    three.write()
+
+    async def body():
+        async with sides(three, "node1", "node2") as (one, two):
+            one.events.wanted = two.events.wanted = set()
+            link = await one.up("node2")
+            await until(lambda: one.counters["trunk_in_pong"] > 5, "some pings")
+            assert not link.closed
+            assert not one.counters["trunk_in_idle"] + one.counters["trunk_out_idle"]
+
+    run(body())
+
+
+def test_a_lost_trunk_is_redialled_only_while_somebody_needs_it(three, monkeypatch):
+    monkeypatch.setattr(trunk, "EAGER_HOSTS", 2)
+
+    async def body():
+        async with sides(three, "node1") as (one,):
+            for wanted in (True, False):
+                one.events.wanted = {"node2"}
+                async with sides(three, "node2") as (two,):
+                    two.events.wanted = set()
+                    one.trunks.demand("node2")
+                    old = await one.up("node2")
+                    if not wanted:
+                        one.events.wanted = set()
+                await until(lambda old=old: old.closed, "it is lost")
+                failed = one.counters["trunk_dial_failed"]
+                task = one.trunks.peers["node2"].task
+                if wanted:
+                    await until(
+                        lambda failed=failed: one.counters["trunk_dial_failed"] > failed + 2,
+                        "it is dialled again",
+                    )
+                else:
+                    await until(lambda task=task: task is None or task.done(), "it is left alone")
+                    assert one.counters["trunk_dial_failed"] == failed
 
     run(body())
 

@@ -48,7 +48,7 @@ def say(child, word: bytes) -> bytes:
 
 
 def test_a_worker_has_its_link_and_little_else():
-    async def body(nursery, _):
+    async def body(nursery, _unused):
         child = await nursery.spawn("web-with-a-long-name")
         assert say(child, b"echo") == b"echo"
         fds = say(child, b"fds").split()
@@ -63,7 +63,7 @@ def test_a_worker_has_its_link_and_little_else():
 
 
 def test_no_heavy_module_is_in_a_worker():
-    async def body(nursery, _):
+    async def body(nursery, _unused):
         child = await nursery.spawn("a")
         loaded = say(child, b"modules").decode().split()
         assert "slim_router.zygote" in loaded
@@ -111,7 +111,7 @@ def test_a_worker_that_raises_ends_with_70_and_the_zygote_lives(capfd):
 
 
 def test_workers_outlive_the_zygote_and_a_new_one_comes_on_demand():
-    async def body(nursery, _):
+    async def body(nursery, _unused):
         child = await nursery.spawn("a")
         os.kill(nursery.pid, signal.SIGKILL)
         await until(lambda: nursery.pid == 0, "the loss is seen")
@@ -157,7 +157,7 @@ def test_the_environment_of_workers_has_no_service_manager(monkeypatch, tmp_path
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
     monkeypatch.setenv("WATCHDOG_USEC", "1")
 
-    async def body(nursery, _):
+    async def body(nursery, _unused):
         environ = Path(f"/proc/{nursery.pid}/environ").read_bytes()
         assert b"NOTIFY_SOCKET" not in environ
         assert b"WATCHDOG" not in environ
@@ -166,7 +166,7 @@ def test_the_environment_of_workers_has_no_service_manager(monkeypatch, tmp_path
 
 
 def test_idle_memory_of_a_worker_is_small():
-    async def body(nursery, _):
+    async def body(nursery, _unused):
         child = await nursery.spawn("a")
         assert say(child, b"echo") == b"echo"
         rollup = Path(f"/proc/{child.pid}/smaps_rollup").read_text()
@@ -181,7 +181,7 @@ def test_idle_memory_of_a_worker_is_small():
 
 
 def test_garbage_on_the_control_socket_is_survived():
-    async def body(nursery, _):
+    async def body(nursery, _unused):
         for raw in (b"{", b"[]" * 1, b'{"op":"spawn","id":1,"name":"x"}'):
             if raw != b"[]":
                 nursery._control.send(raw)

@@ -39,7 +39,7 @@ def _look(message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 def main(link: socket.socket) -> int:
     """Be a worker."""
-    data, fds, _, _ = socket.recv_fds(link, 65536, 4)
+    data, fds, _unused, _unused = socket.recv_fds(link, 65536, 4)
     if not data:
         return 0
     config = _look(json.loads(data), fds)
@@ -50,9 +50,9 @@ def main(link: socket.socket) -> int:
     link.send(json.dumps({"op": "ready", "pid": os.getpid()}).encode())
     buffer = b""
     while True:
-        readable, _, _ = select.select([link, puppets], [], [])
+        readable, _unused, _unused = select.select([link, puppets], [], [])
         if link in readable:
-            data, fds, _, _ = socket.recv_fds(link, 65536, 4)
+            data, fds, _unused, _unused = socket.recv_fds(link, 65536, 4)
             if not data:
                 return 0
             message = _look(json.loads(data), fds)
