@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import wire
-from .listeners import HOLD_S, RECOVERED_S, Delivered, Listener, reset
+from .listeners import EXHAUSTED, EXHAUSTED_S, HOLD_S, RECOVERED_S, Delivered, Listener, reset
 from .loop import HUP, IN, RDHUP, Timer
 from .peers import Pair
 from .table import Row
@@ -32,7 +32,11 @@ HOLD_MAX_S = 4.0  # an overlay connection is held no longer, whatever was said
 PREPARE_S = 1.5  # held for longer than this, it is not prepared for any more
 MATCH_S = 5.0  # COMMIT seen, overlay connection not yet
 UNPROVEN = 512  # connections that have not shown a valid hello yet
+ASKING = 1024  # hellos that wait for the supervisor to say who may send them
+PARKED = 1024  # hellos that wait for a COMMIT
 PREPARED = 4096
+PREPARED_EACH = 1024  # of one source: it must not crowd out the others
+HELD = 4096  # overlay connections without a verdict
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +47,7 @@ class Held:
     listener: Listener
     since: float
     timer: Timer | None = None
+    query: int = 0  # the last question about it
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +81,9 @@ class Inbound:
         self.unproven: dict[int, Unproven] = {}
         self.held: dict[Key, Held] = {}
         self.prepared: dict[Key, Prepared] = {}
+        self.prepared_of: dict[bytes, int] = {}  # how many, by source
+        self.parked_count = 0
+        self.asking_count = 0
         self.parked: dict[tuple[bytes, int], list[tuple[socket.socket, int]]] = {}
         self.delivered = Delivered()
         self.admitted: dict[tuple[bytes, int], float] = {}
@@ -92,8 +100,13 @@ class Inbound:
                 fd, _peer = data._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:
+            except OSError as error:
                 self.worker.count("data_accept_error")
+                if error.errno in EXHAUSTED:
+                    self.worker.loop.modify(data.fileno(), 0)
+                    self.worker.loop.after(
+                        EXHAUSTED_S, lambda: self.worker.loop.modify(data.fileno(), IN)
+                    )
                 return
             sock = socket.socket(data.family, socket.SOCK_STREAM, 6, fileno=fd)
             try:
@@ -187,10 +200,11 @@ class Inbound:
     def _park(self, sock: socket.socket, src: bytes, sport: int, dport: int) -> None:
         """A warm hello may overtake the COMMIT that admits its pair: it waits for it."""
         waiting = self.parked.setdefault((src, dport), [])
-        if len(waiting) < UNPROVEN and any(
+        if self.parked_count < PARKED and any(
             key[0] == src and key[2] == dport for key in self.prepared
         ):
             waiting.append((sock, sport))
+            self.parked_count += 1
             return
         if not waiting:
             del self.parked[(src, dport)]
@@ -199,7 +213,9 @@ class Inbound:
     def _unpark(self, src: bytes, dport: int, admitted: bool) -> None:
         if not admitted and any(key[0] == src and key[2] == dport for key in self.prepared):
             return
-        for sock, sport in self.parked.pop((src, dport), ()):
+        waiting = self.parked.pop((src, dport), ())
+        self.parked_count -= len(waiting)
+        for sock, sport in waiting:
             listener = self.worker.listeners.find(self.worker.vip, dport) if admitted else None
             if listener is None:
                 self._refuse(sock, "hello_no_lease")
@@ -209,23 +225,23 @@ class Inbound:
                 listener.deliver(sock, row, 0)
 
     def _ask_pair(self, key_id: int, src: bytes, sock: socket.socket, raw: bytes) -> None:
-        waiting = self.asking.get((key_id, src))
-        if waiting is None:
-            if len(self.asking) >= UNPROVEN:
-                self._refuse(sock, "hello_crowded")
-                return
-            self.asking[(key_id, src)] = waiting = []
-            self.worker.tell(op="pair", key_id=key_id, vip=wire.unpack_addr(src))
-        if len(waiting) >= UNPROVEN:
+        if self.asking_count >= ASKING:
             self._refuse(sock, "hello_crowded")
             return
+        self.asking_count += 1
+        waiting = self.asking.get((key_id, src))
+        if waiting is None:
+            self.asking[(key_id, src)] = waiting = []
+            self.worker.tell(op="pair", key_id=key_id, vip=wire.unpack_addr(src))
         waiting.append((sock, raw))
 
     def on_pair(self, key_id: int, src: bytes, key: bytes | None) -> None:
         """The supervisor's answer: the pair's key, or None."""
         if key is not None:
             self.pairs[(key_id, src)] = Pair(wire.keyed_mac(key))
-        for sock, raw in self.asking.pop((key_id, src), []):
+        waiting = self.asking.pop((key_id, src), [])
+        self.asking_count -= len(waiting)
+        for sock, raw in waiting:
             if key is None:
                 self._refuse(sock, "hello_unknown_pair")
             else:
@@ -241,7 +257,11 @@ class Inbound:
         status = wire.R_NONE
         if listener is None:
             status = wire.R_NOT_LISTENING
-        elif listener.full or len(self.prepared) >= PREPARED:
+        elif (
+            listener.full
+            or len(self.prepared) >= PREPARED
+            or self.prepared_of.get(key[0], 0) >= PREPARED_EACH
+        ):
             status = wire.R_LIMIT
         elif (
             key in self.delivered
@@ -267,6 +287,7 @@ class Inbound:
         self._acknowledge_at_once(sock)
         timer = self.worker.loop.after(COMMIT_S, lambda: self._expire(key, sock))
         self.prepared[key] = Prepared(sock, pair, nonce, timer)
+        self.prepared_of[key[0]] = self.prepared_of.get(key[0], 0) + 1
         self.worker.loop.add(
             sock.fileno(), IN | RDHUP, lambda mask: self._on_commit(key, sock, mask)
         )
@@ -278,10 +299,18 @@ class Inbound:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
+    def _unlist(self, key: Key) -> None:
+        del self.prepared[key]
+        left = self.prepared_of[key[0]] - 1
+        if left:
+            self.prepared_of[key[0]] = left
+        else:
+            del self.prepared_of[key[0]]
+
     def _end_prepared(self, key: Key, entry: Prepared) -> None:
         """Close a prepared connection that will not be delivered."""
         entry.timer.cancel()
-        del self.prepared[key]
+        self._unlist(key)
         if not entry.committed:
             self.worker.loop.remove(entry.sock.fileno())
         reset(entry.sock)
@@ -338,7 +367,7 @@ class Inbound:
         listener = held.listener
         self._drop_held(key, held)
         entry.timer.cancel()
-        del self.prepared[key]
+        self._unlist(key)
         src, sport, dport = key
         self.admitted[(src, dport)] = time.monotonic() + self.worker.bounds["lease_s"] + 1.0
         if entry.committed == wire.C_RENEW:
@@ -361,6 +390,10 @@ class Inbound:
             return
         if key in self.held:  # a port used again: the older one is no shadow any more
             self._release(key)
+        if len(self.held) >= HELD:
+            self.worker.count("held_crowded")
+            reset(sock)
+            return
         held = Held(sock, listener, time.monotonic())
         self.held[key] = held
         if prepared is not None and prepared.committed:
@@ -369,7 +402,12 @@ class Inbound:
         self.worker.loop.add(sock.fileno(), IN, lambda mask: self._on_held(key, sock))
         held.timer = self.worker.loop.after(HOLD_S, lambda: self._verdict_late(key, sock))
         if prepared is None:
-            self.queries[self.ask(src, sport, listener.port)] = key
+            self._query(key, held)
+
+    def _query(self, key: Key, held: Held) -> None:
+        self.queries.pop(held.query, None)
+        held.query = self.ask(*key)
+        self.queries[held.query] = key
 
     def ask(self, src: bytes, sport: int, dport: int) -> int:
         """Ask *src*'s worker whether (sport, dport) is a probe; the number of the question."""
@@ -395,7 +433,7 @@ class Inbound:
             # latest); of the others we ask again whether they still mean to.
             held.timer = self.worker.loop.after(HOLD_S, lambda: self._verdict_late(key, sock))
             if key not in self.prepared:
-                self.queries[self.ask(key[0], key[1], key[2])] = key
+                self._query(key, held)
             return
         # A client that never looks whether its connect is done (it waits for the
         # server's first byte, say) never asks for the swap: the overlay it is.
@@ -429,6 +467,7 @@ class Inbound:
         if held.timer is not None:
             held.timer.cancel()
         del self.held[key]
+        self.queries.pop(held.query, None)
         self.worker.loop.remove(held.sock.fileno())
         reset(held.sock)
 
@@ -439,6 +478,7 @@ class Inbound:
             return
         if held.timer is not None:
             held.timer.cancel()
+        self.queries.pop(held.query, None)
         self.worker.loop.remove(held.sock.fileno())
         self._real(held.listener, held.sock, key)
 
@@ -459,6 +499,7 @@ class Inbound:
         """Drop admissions that have run out."""
         now = time.monotonic()
         self.admitted = {key: until for key, until in self.admitted.items() if until > now}
+        self.delivered.prune()
 
     def forget(self, listener: Listener) -> None:
         """A listener is gone: what waits for it is reset."""

@@ -32,6 +32,10 @@ SHARE_S = 5.0  # a recovered channel is offered to the listener's other processe
 # An overlay connection that was made before a listener was recovered may be in the
 # application's own hands already: no host connection may be promised for it.
 RECOVERED_S = 1.0
+BACKLOG = 4096  # net.core.somaxconn since Linux 5.4, whatever listen() was told
+# EMFILE, ENFILE, ENOBUFS, ENOMEM: the listener stays readable, so look away for a while.
+EXHAUSTED = (24, 23, 105, 12)
+EXHAUSTED_S = 0.05
 SLACK = 256  # host connections that may pass a full queue: their lease was good
 
 
@@ -52,7 +56,7 @@ class Listener:
 
     __slots__ = (
         "worker", "sock", "channel", "shared", "cookie", "channel_cookie", "addr", "port",
-        "backlog", "queue", "paused", "blocked", "ours_since",
+        "backlog", "queue", "paused", "blocked", "later", "ours_since",
     )  # fmt: skip
 
     def __init__(
@@ -67,10 +71,11 @@ class Listener:
         self.channel_cookie = channel_cookie
         self.addr = addr
         self.port = port
-        self.backlog = max(1, min(backlog, 65535))
+        self.backlog = max(1, min(backlog, BACKLOG))
         self.queue: deque[tuple[bytes, socket.socket]] = deque()
         self.paused = False
         self.blocked = False
+        self.later = False  # the kernel takes nothing now, whatever epoll says
         self.ours_since = time.monotonic() if shared is not None else 0.0
         if shared is not None:
             worker.loop.after(SHARE_S, self.unshare)
@@ -121,7 +126,9 @@ class Listener:
             return False
         except OSError as error:
             if error.errno in (109, 105):  # ETOOMANYREFS, ENOBUFS: later
-                self.worker.loop.after(0.01, self._flush)
+                if not self.later:
+                    self.later = True
+                    self.worker.loop.after(0.01, self._retry)
                 return False
             # EPIPE: the application is gone; on_channel cleans up.
             self.worker.count("accept_lost")
@@ -129,8 +136,12 @@ class Listener:
             return True
         return True
 
+    def _retry(self) -> None:
+        self.later = False
+        self._flush()
+
     def _watch(self) -> None:
-        want = bool(self.queue)
+        want = bool(self.queue) and not self.later
         if want != self.blocked and self.channel.fileno() >= 0:
             self.blocked = want
             self.worker.loop.modify(self.channel.fileno(), OUT if want else 0)
@@ -173,12 +184,20 @@ class Listener:
             except OSError as error:
                 if error.errno == 22:  # EINVAL: shut down; it listens no more
                     self.close()
+                elif error.errno in EXHAUSTED:
+                    self.worker.count("accept_exhausted")
+                    self.worker.loop.modify(self.sock.fileno(), 0)
+                    self.worker.loop.after(EXHAUSTED_S, self._look_again)
                 return
             sock = socket.socket(self.sock.family, socket.SOCK_STREAM, 6, fileno=fd)
             src = wire.pack_addr(peer[0].partition("%")[0])
             self.worker.inbound.overlay(self, sock, src, peer[1])
             if self.full:
                 return
+
+    def _look_again(self) -> None:
+        if self.sock.fileno() >= 0 and not self.paused:
+            self.worker.loop.modify(self.sock.fileno(), IN)
 
     def unshare(self) -> None:
         """Let the application's end go: from now on its last holder's end is seen."""
@@ -260,6 +279,12 @@ class Delivered:
             if now - self.when[oldest] < REMEMBER_S and len(self.when) <= 65536:
                 break
             del self.when[oldest]
+
+    def prune(self) -> None:
+        """Forget the old ones, and the room that they took."""
+        limit = time.monotonic() - REMEMBER_S
+        if self.when and next(iter(self.when.values())) < limit:
+            self.when = {key: when for key, when in self.when.items() if when >= limit}
 
     def discard(self, key: tuple[bytes, int, int]) -> None:
         self.when.pop(key, None)

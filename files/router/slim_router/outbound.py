@@ -29,6 +29,7 @@ TCP_SYNCNT = 7
 NOT_FOUND_S = 2.0  # how long "not a peer of ours" is believed
 PLAIN_S = 0.25  # how long "listens, but not through Slim" is believed
 ATTEMPTS = 4096
+OFFERED = 1024  # SWAPPED without COMMITTED
 MARGIN_US = 3000  # what a warm answer may take
 CLOCKS_DIFFER_US = 60_000_000  # the shim lives in another time namespace
 # A prepared connection is offered no later than this after its PREPARE: the other
@@ -114,7 +115,7 @@ class Outbound:
         if reason:
             self._plain(shim, seq, cookie, peer, pport, reason, now)
             return
-        if len(self.attempts) >= ATTEMPTS:
+        if len(self.attempts) >= ATTEMPTS or len(self.located) >= ATTEMPTS:
             self._plain(shim, seq, cookie, peer, pport, wire.R_LIMIT, now)
             return
         attempt = Attempt(
@@ -183,14 +184,31 @@ class Outbound:
         """A virtual source port that no live connection to this destination has; 0: none left."""
         names = self.worker.table.names
         port = lease.next_port
-        for _ in range(self.low, self.high + 1):
+        for _unused in range(self.low, self.high + 1):
             port = port + 1 if port < self.high else self.low
             if (peer, pport, port) not in names:
                 lease.next_port = port
                 return port
         return 0
 
+    def _covered(self, addr: bytes) -> bool:
+        """Is it an address of the overlay?"""
+        value = int.from_bytes(addr, "big")
+        return any(
+            (value ^ int.from_bytes(prefix, "big")) >> (128 - bits) == 0
+            for prefix, bits in self.worker.prefixes
+        )
+
+    def prune(self) -> None:
+        """Forget what has run out."""
+        now = time.monotonic()
+        self.leases = {key: lease for key, lease in self.leases.items() if lease.until > now}
+        self.plain = {key: until for key, until in self.plain.items() if until > now}
+        self.not_found = {vip: word for vip, word in self.not_found.items() if word[1] > now}
+
     def _plain_reason(self, peer: bytes, pport: int, now: float) -> int:
+        if not self._covered(peer):
+            return wire.R_UNKNOWN_PEER
         if peer == self.worker.vip:
             return wire.R_OWN_ADDRESS
         missing = self.not_found.get(peer)
@@ -213,6 +231,9 @@ class Outbound:
         shim.reply(wire.message(wire.PLAIN, seq, error=reason))
 
     def _overlay_row(self, cookie: int, peer: bytes, pport: int, reason: int, now: float) -> None:
+        row = self.worker.table.rows.get(cookie)
+        if (row is not None and row.slim) or not self._covered(peer):
+            return  # the cookie is what the shim says it is
         self.worker.table.add(
             cookie, Row(True, False, reason, self.worker.vip, 0, peer, pport, now)
         )
@@ -220,6 +241,8 @@ class Outbound:
     # --- cold ------------------------------------------------------------------
     def _locate(self, attempt: Attempt) -> None:
         waiting = self.located.setdefault(attempt.peer, [])
+        if len(waiting) >= ATTEMPTS:
+            waiting[:] = [number for number in waiting if number in self.attempts]
         waiting.append(attempt.number)
         if len(waiting) == 1:
             self.worker.tell(op="locate", vip=wire.unpack_addr(attempt.peer))
@@ -413,6 +436,8 @@ class Outbound:
         )  # fmt: skip
         # The lease begins when the shim has written COMMIT: until then the other
         # side does not know this pair as admitted.
+        if len(self.offered) >= OFFERED:  # by a shim that takes them and never says so
+            del self.offered[next(iter(self.offered))]
         self.offered[cookie] = attempt
         worker.count("connect_cold")
         self._finish(attempt)
@@ -458,7 +483,8 @@ class Outbound:
 
     def warm_failed(self, cookie: int) -> None:
         """CANCEL of a warm connection: the host path to that peer does not work now."""
-        row = self.worker.table.drop(cookie)
+        # The row stays until the socket is gone: what a shim says must not hide it.
+        row = self.worker.table.rows.get(cookie)
         if self.offered.pop(cookie, None) is not None:
             return
         if row is not None and row.outgoing and row.slim:

@@ -163,7 +163,7 @@ def test_a_peer_cannot_speak_for_another_under_its_own_key(lively):
 
 
 def test_hellos_wait_for_the_supervisors_word_and_their_number_is_bounded(stand, monkeypatch):
-    monkeypatch.setattr(inbound, "UNPROVEN", 3)
+    monkeypatch.setattr(inbound, "ASKING", 3)
     app, peer = stand.app(), stand.peer
     stand.sup.auto.clear()
     waiting = [peer.dial(peer.hello(wire.K_PREPARE, 40000 + n, app.port)) for n in range(5)]
@@ -171,7 +171,7 @@ def test_hellos_wait_for_the_supervisors_word_and_their_number_is_bounded(stand,
     assert stand.sup.count("pair") == 1, "the question is asked once"
     others = [Peer(stand, f"10.44.0.{n}") for n in range(10, 14)]
     asking = [other.dial(other.hello(wire.K_PREPARE, 40000, app.port)) for other in others]
-    stand.counted("hello_crowded", 4)
+    stand.counted("hello_crowded", 6)
     stand.sup.send(**peer.answer_pair(stand.sup.get("pair", vip=peer.vip)))
     answers = []
     for sock in waiting:

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from slim_router import outbound, wire
+from slim_router import outbound, wire, worker
 from tests.unit.worker.stand import (
     OURS,
     PEER,
@@ -443,7 +443,6 @@ def test_a_warm_connection_that_fails_ends_the_lease(stand, shim):
     shim.tell(wire.CANCEL, cookie=record.cookie, error=110)
     assert shim.connect(PORT)[0].kind == wire.COLD
     stand.counted("connect_warm_failed", 1)
-    assert shim.ask(wire.WHO, cookie=record.cookie)[0].error == 2
 
 
 def test_an_address_that_cannot_be_reached_is_plain_and_ends_the_lease(stand, shim):
@@ -453,6 +452,24 @@ def test_an_address_that_cannot_be_reached_is_plain_and_ends_the_lease(stand, sh
     assert (record.kind, record.error, fds) == (wire.PLAIN, wire.R_HOST_FAILED, [])
     stand.counted("connect_host_failed", 1)
     assert shim.connect(PORT)[0].kind == wire.COLD
+
+
+def test_the_supervisor_hears_whose_leases_are_in_use(stand, shim, monkeypatch):
+    cold(stand, shim)
+    cold(stand, shim, port=PORT + 1)
+    for _ in range(worker.USING_LOOKS - 1):
+        stand.worker.loop.next_pass(stand.worker._look)
+        stand.sup.sync()
+    assert stand.sup.count("using") == 0, "not at every look"
+    stand.worker.loop.next_pass(stand.worker._look)
+    stand.sup.sync()
+    assert stand.sup.get("using")["vips"] == [PEER], "each peer once"
+    for lease in stand.worker.outbound.leases.values():
+        lease.until = time.monotonic() - 1
+    for _ in range(worker.USING_LOOKS):
+        stand.worker.loop.next_pass(stand.worker._look)
+        stand.sup.sync()
+    assert stand.sup.count("using") == 0, "leases that have run out are not in use"
 
 
 # --- plain --------------------------------------------------------------------------
