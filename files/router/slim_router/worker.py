@@ -35,6 +35,8 @@ CLONE_NEWNET = 0x40000000
 MAX_MESSAGE = 65536
 DUMP_PIECE = 100  # rows a message: below the 60,000 bytes of the contract
 PRIORITY = -10
+USING_LOOKS = 4  # looks at the kernel (table.PERIOD) between words on leases in use
+USING_PIECE = 1000  # vips a message
 BARRIERS = 64  # peers that a closing listener waits for
 WITHDRAW_S = 0.03  # and for how long
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -68,6 +70,7 @@ class Worker:
         self.counters: collections.Counter[str] = collections.Counter()
         self.shims: set[Shim] = set()
         self.not_slim: set[bytes] = set()
+        self.looks = 0
         self.withdrawals: set[int] = set()  # questions behind withdrawals, unanswered
         self.waiting: list[Callable[[], None]] = []
         self.host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -118,7 +121,19 @@ class Worker:
     def _look(self) -> None:
         self.table.reap()
         self.inbound.prune()
+        self.looks += 1
+        if self.looks % USING_LOOKS == 0:
+            self._say_using()
         self.loop.after(PERIOD * random.uniform(0.8, 1.2), self._look)
+
+    def _say_using(self) -> None:
+        """Tell the supervisor whose leases we hold: their trunks must stay."""
+        now = time.monotonic()
+        leases = self.outbound.leases.items()
+        vips = list({peer for (peer, _), lease in leases if lease.until > now})
+        for start in range(0, len(vips), USING_PIECE):
+            piece = vips[start : start + USING_PIECE]
+            self.tell(op="using", vips=[wire.unpack_addr(vip) for vip in piece])
 
     def count(self, what: str) -> None:
         self.counters[what] += 1
