@@ -11,8 +11,13 @@ Exit status: 0 done, 1 it cannot be done, 2 wrong usage or configuration.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
+import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -23,8 +28,27 @@ from slim_fallback.vxlan import FallbackError, Outcome, Vxlan
 
 CONFIG = Path("/etc/slim/fallback.json")
 RECORD = Path("/var/lib/slim/fallback.json")
+# How often, and after how many seconds, to look again at namespaces that appear meanwhile.
+LATE_TRIES = 5
+LATE_S = 0.1
 # What remove needs of a configuration that may be gone: nothing.
 NOTHING = '{"version": 1, "provider": "vxlan", "address": "127.0.0.1", "overlay": []}'
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """One of us at a time: the playbook and the host's own units may meet.
+
+    :raises OSError: the directory cannot be made or opened.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The directory itself is the lock: nothing to leave behind.
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 def run(command: str, config: Config, record: Record) -> Outcome:
@@ -38,7 +62,18 @@ def run(command: str, config: Config, record: Record) -> Outcome:
     if config.provider == "existing":
         # Somebody else's overlay: nothing of it is ours to change.
         return Outcome()
-    return worker.apply()
+    outcome = worker.apply()
+    for _unused in range(LATE_TRIES):
+        left = {entry["endpoint"] for entry in outcome.skipped}
+        late = [endpoint for endpoint in config.endpoints if endpoint.name in left]
+        if worker.dry or not any(Path(endpoint.netns).exists() for endpoint in late):
+            break
+        # It appeared when its turn was over, or is being made: systemd.path(5) does not look
+        # while we run.
+        time.sleep(LATE_S)
+        again = Vxlan(config, record, dry=False).apply()
+        outcome = Outcome(outcome.changes + again.changes, again.skipped)
+    return outcome
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,18 +86,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--record", type=Path, default=RECORD, help="what was made here")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     options = parser.parse_args(arguments)
-    record = Record.load(options.record)
     status = 0
     outcome = Outcome()
     problem = ""
     try:
-        if options.command == "remove":
-            config = parse(NOTHING)
-        elif str(options.config) == "-":
-            config = parse(sys.stdin.read())
-        else:
-            config = load(options.config)
-        outcome = run(options.command, config, record)
+        # The files are read under the lock, too: who waited must not bring old ones back.
+        dry = options.command == "check"
+        with contextlib.nullcontext() if dry else alone(options.record.parent):
+            if options.command == "remove":
+                config = parse(NOTHING)
+            elif str(options.config) == "-":
+                config = parse(sys.stdin.read())
+            else:
+                config = load(options.config)
+            outcome = run(options.command, config, Record.load(options.record))
     except ConfigError as error:
         status, problem = 2, f"slim_fallback: {error}"
     except FallbackError as error:
@@ -81,8 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         for change in outcome.changes:
             print(change)
+        # Said once a minute by the timer: for the journal it is less than a change. sd-daemon(3)
+        level = "<6>" if os.environ.get("JOURNAL_STREAM") else ""
         for entry in outcome.skipped:
-            print(f"skipped endpoint {entry['endpoint']}: {entry['reason']}")
+            print(f"{level}skipped endpoint {entry['endpoint']}: {entry['reason']}")
     if problem:
         print(problem, file=sys.stderr)
     return status

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,39 @@ def test_an_existing_overlay_is_not_touched(hosts: list[Host]) -> None:
     host.config["provider"] = "existing"
     assert host.helper("apply")["changed"] is False
     assert host.links() == before
+
+
+def test_two_at_once_build_one_overlay(hosts: list[Host]) -> None:
+    """The playbook and the host's own units may meet."""
+    host = hosts[0]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(host.helper, ["apply"] * 4))
+    assert [answer["changed"] for answer in answers].count(True) == 1
+    assert not host.helper("check")["changed"]
+
+
+def test_a_namespace_that_appears_meanwhile_is_attached(hosts: list[Host]) -> None:
+    """systemd.path(5) does not look while the helper runs, so the helper looks again."""
+    host = hosts[0]
+    late = f"{host.endpoint}-late"
+    path = Path("/run/netns") / late
+    host.config["endpoints"].append(
+        {"name": late, "vip": "10.44.0.9", "netns": str(path), "attach": True}
+    )
+    # As in the middle of `ip netns add`: the file is there, the namespace is not.
+    path.touch()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(host.helper, "apply")
+            # The first endpoint is attached before the turn of the second one.
+            deadline = time.monotonic() + DEADLINE_S
+            while "eth0" not in ip("-n", host.endpoint, "-br", "link"):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            path.unlink()
+            ip("netns", "add", late)
+            assert running.result()["skipped"] == []
+        assert "10.44.0.9/16" in ip("-n", late, "-br", "address")
+    finally:
+        subprocess.run(["ip", "netns", "del", late], check=False, capture_output=True)
+        path.unlink(missing_ok=True)
