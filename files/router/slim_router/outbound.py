@@ -167,7 +167,9 @@ class Outbound:
             self._plain(shim, seq, cookie, peer, pport, wire.R_HOST_FAILED, now)
             return
         host = int.from_bytes(sock.getsockopt(1, 57, 8), "little")
-        worker.table.add(host, Row(True, True, 0, worker.vip, sport, peer, pport, now))
+        # (the lease's own objects: thousands of rows need not keep copies)
+        row = Row(True, True, 0, worker.vip, sport, location.vip, lease.port, now)
+        worker.table.add(host, row)
         shim.reply(
             wire.MSG.pack(
                 wire.MSG_MAGIC, 1, wire.WARM, seq, 0, 0, worker.vip, peer, sport, pport,

@@ -39,13 +39,16 @@ class Table:
         self,
         live: Callable[[bool], Iterator[sockdiag.Sock]],
         soon: Callable[[Callable[[], None]], None] = lambda call: call(),
+        parts: Callable[[], list[Iterator[sockdiag.Sock]]] | None = None,
     ) -> None:
-        """*live* yields every live TCP socket of both namespaces (sockdiag.Sock);
-        *soon* runs something outside of the set-up path."""
+        """*live* yields every live TCP socket of both namespaces (sockdiag.Sock), *parts*
+        the same in several pieces; *soon* runs something outside of the set-up path."""
         self.rows: dict[int, Row] = {}
         self.names: dict[tuple[bytes, int, int], int] = {}  # how many rows have it
         self._live = live
         self._soon = soon
+        self._parts = parts or (lambda: [live(False)])
+        self._reaping = False
         self._limit = GROWTH
 
     def add(self, cookie: int, row: Row) -> None:
@@ -58,7 +61,7 @@ class Table:
         if len(self.rows) > self._limit:
             # Not here: asking the kernel takes longer than whoever connects may wait.
             self._limit = 2 * len(self.rows)
-            self._soon(self.reap)
+            self._soon(self.reap_in_turn)
 
     def drop(self, cookie: int) -> Row | None:
         row = self.rows.pop(cookie, None)
@@ -73,12 +76,41 @@ class Table:
     def reap(self) -> None:
         """Forget the rows whose socket is gone."""
         if self.rows:
-            alive = {sock.cookie for sock in self._live(False)}
+            self._bury(list(self.rows), {sock.cookie for sock in self._live(False)})
+        self._limit = 2 * len(self.rows) + GROWTH
+
+    def reap_in_turn(self) -> None:
+        """The same, one piece a pass: the kernel walks all of its hash table for each,
+        which takes milliseconds, and applications wait."""
+        if self._reaping or not self.rows:
+            return
+        self._reaping = True
+        known, alive, parts = list(self.rows), set[int](), iter(self._parts())
+
+        def step() -> None:
+            part = next(parts, None)
+            if part is None:
+                self._reaping = False
+                self._bury(known, alive)
+                return
+            try:
+                alive.update(sock.cookie for sock in part)
+            except OSError:  # no answer: nothing is known to be dead
+                self._reaping = False
+                return
+            self._soon(step)
+
+        step()
+
+    def _bury(self, known: list[int], alive: set[int]) -> None:
+        """Of the rows in *known*, drop those that are not *alive*."""
+        if self.rows:
             # A socket that was handed over a moment ago may still be in its
             # handshake; sock_diag lists those too, so absence means death.
             before = len(self.rows)
-            for cookie in [c for c in self.rows if c not in alive]:
-                self.drop(cookie)
+            for cookie in known:
+                if cookie not in alive:
+                    self.drop(cookie)
             if before > GROWTH // 8 and len(self.rows) < before // 2:
                 # A dict keeps the room that it once needed.
                 self.rows, self.names = dict(self.rows), dict(self.names)

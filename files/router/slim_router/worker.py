@@ -71,6 +71,7 @@ class Worker:
         self.shims: set[Shim] = set()
         self.not_slim: set[bytes] = set()
         self.looks = 0
+        self.flushing = False
         self.withdrawals: set[int] = set()  # questions behind withdrawals, unanswered
         self.waiting: list[Callable[[], None]] = []
         self.host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -89,7 +90,7 @@ class Worker:
                 ports = (low, high)
         finally:
             _enter(self.host_netns)
-        self.table = Table(self.live, self.loop.next_pass)
+        self.table = Table(self.live, self.loop.next_pass, self.live_parts)
         self.listeners = Listeners(self)
         self.inbound = Inbound(self, data)
         self.outbound = Outbound(self, ports)
@@ -114,13 +115,21 @@ class Worker:
 
     def live(self, want_info: bool) -> Iterator[sockdiag.Sock]:
         """Every live TCP socket of the host's and of the endpoint's namespace."""
-        for diag in self.diag:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                yield from sockdiag.dump(diag, family, sockdiag.LIVE, want_info)
+        for part in self.live_parts(want_info):
+            yield from part
+
+    def live_parts(self, want_info: bool = False) -> list[Iterator[sockdiag.Sock]]:
+        """The same by namespace and family; each must be exhausted before the next."""
+        return [
+            sockdiag.dump(diag, family, sockdiag.LIVE, want_info)
+            for diag in self.diag
+            for family in (socket.AF_INET, socket.AF_INET6)
+        ]
 
     def _look(self) -> None:
-        self.table.reap()
+        self.table.reap_in_turn()
         self.inbound.prune()
+        self.outbound.prune()
         self.looks += 1
         if self.looks % USING_LOOKS == 0:
             self._say_using()
@@ -185,12 +194,18 @@ class Worker:
         self.pending.append(json.dumps(message, separators=(",", ":")).encode())
         self._flush()
 
+    def _flush_again(self) -> None:
+        self.flushing = False
+        self._flush()
+
     def _flush(self) -> None:
         while self.pending:
             try:
                 self.link.send(self.pending[0], socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self.loop.after(0.005, self._flush)
+                if not self.flushing:
+                    self.flushing = True
+                    self.loop.after(0.005, self._flush_again)
                 return
             except OSError:
                 self.loop.running = False
@@ -198,9 +213,11 @@ class Worker:
             self.pending.popleft()
 
     def on_link(self, _mask: int) -> None:
-        for _ in range(32):
+        for _unused in range(32):
             try:
-                data, ancillary, _flags, _ = self.link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(8))
+                data, ancillary, _flags, _unused = self.link.recvmsg(
+                    MAX_MESSAGE, socket.CMSG_SPACE(8)
+                )
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -303,7 +320,7 @@ def main(link: socket.socket) -> int:
     # must not keep us from answering.
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
-    data, ancillary, _flags, _ = link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(8))
+    data, ancillary, _flags, _unused = link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(8))
     fds = _descriptors(list(ancillary))
     if not data:
         return 0

@@ -145,8 +145,36 @@ def test_growth_is_looked_at_outside_of_the_set_up_path(monkeypatch):
         table.add(cookie, out(1000 + cookie))
     assert kernel.asked == 0
     assert len(later) == 1
-    later[0]()
+    while later:
+        later.pop()()
     assert not table.rows
+
+
+def test_a_look_at_the_kernel_takes_several_passes_and_spares_what_came_meanwhile():
+    kernel, later = Kernel(), []
+    kernel.alive = {1: sock(1)}
+    table = Table(kernel, later.append, lambda: [kernel(False), kernel(False)])
+    table.add(1, out(1001))
+    table.add(2, out(1002))
+    table.reap_in_turn()
+    table.reap_in_turn()  # one is under way
+    table.add(3, out(1003))
+    while later:
+        later.pop()()
+    assert set(table.rows) == {1, 3}
+
+
+def test_a_kernel_that_does_not_answer_buries_nobody():
+    def silent(_info):
+        raise TimeoutError
+
+        yield sock(0)  # a generator, as sockdiag.dump is
+
+    table = Table(silent)
+    table.add(1, out(1001))
+    table.reap_in_turn()
+    table.reap_in_turn()
+    assert set(table.rows) == {1}
 
 
 @given(
