@@ -219,6 +219,23 @@ def test_check_on_deployed_hosts_finds_nothing_to_do(site: Site) -> None:
     assert all(host["changed"] == 0 for host in assert_good(done).values()), done.stdout[-6000:]
 
 
+def test_a_changed_map_reaches_the_running_routers(site: Site) -> None:
+    def fleet() -> list[int]:
+        found = [site.lab.slimctl(node, "status") for node in site.lab.nodes]
+        return [status["fleet_endpoints"] for status in found]
+
+    before = {node: site.lab.router_pid(node) for node in site.lab.nodes}
+    hosts = copy.deepcopy(site.inventory)
+    hosts["slim_hosts"]["hosts"]["node2"]["slim_endpoints"].append(
+        {"name": "later", "vip": "10.44.99.99", "netns": "/run/netns/later"}
+    )
+    assert_good(site.play("site", hosts=hosts))
+    assert fleet() == [3, 3]
+    assert_good(site.play("site"))
+    assert fleet() == [2, 2]
+    assert {node: site.lab.router_pid(node) for node in site.lab.nodes} == before
+
+
 def test_verify_works_and_notices_a_dead_router(site: Site) -> None:
     assert_good(site.play("verify"))
     site.lab.keeper("node2", "hold")

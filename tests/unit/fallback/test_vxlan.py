@@ -257,15 +257,15 @@ def test_a_namespace_that_appears_meanwhile_is_attached(hosts: list[Host]) -> No
     host = hosts[0]
     late = f"{host.endpoint}-late"
     path = Path("/run/netns") / late
-    host.config["endpoints"].append(
-        {"name": late, "vip": "10.44.0.9", "netns": str(path), "attach": True}
+    host.config["endpoints"].insert(
+        0, {"name": late, "vip": "10.44.0.9", "netns": str(path), "attach": True}
     )
     # As in the middle of `ip netns add`: the file is there, the namespace is not.
     path.touch()
     try:
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(host.helper, "apply")
-            # The first endpoint is attached before the turn of the second one.
+            # It is the second endpoint's turn: that of the first one is over.
             deadline = time.monotonic() + DEADLINE_S
             while "eth0" not in ip("-n", host.endpoint, "-br", "link"):
                 assert time.monotonic() < deadline
