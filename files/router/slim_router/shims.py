@@ -71,7 +71,7 @@ class Shim:
             return
         fds: list[int] = []
         try:
-            data, ancillary, flags, _ = self.sock.recvmsg(wire.MSG_SIZE + 1, ANCILLARY)
+            data, ancillary, flags, _unused = self.sock.recvmsg(wire.MSG_SIZE + 1, ANCILLARY)
             for level, kind, raw in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds.extend(array.array("i", raw[: len(raw) - len(raw) % 4]))
