@@ -163,7 +163,12 @@ class Router:
             if kind == wire.HELLO:
                 send(sock, head + wire.PREFIX.pack(wire.pack_addr("10.44.0.0"), 112))
         elif lie == "no_descriptor":
-            send(sock, wire.message({wire.CONNECT: wire.WARM, wire.SWAP: wire.SWAPPED}.get(kind, right), seq))
+            send(
+                sock,
+                wire.message(
+                    {wire.CONNECT: wire.WARM, wire.SWAP: wire.SWAPPED}.get(kind, right), seq
+                ),
+            )
         elif lie == "error":
             send(sock, wire.message(wire.ERROR, seq, error=0xFFFFFFF))
         elif lie == "garbage":
@@ -179,7 +184,9 @@ class Router:
         cookie: int, value: int, fds: array.array[int],
     ) -> None:  # fmt: skip
         if kind == wire.HELLO:
-            head = wire.message(wire.WELCOME, seq, local=OURS, count=1, error=REPLY_US, value=BOUNDS)
+            head = wire.message(
+                wire.WELCOME, seq, local=OURS, count=1, error=REPLY_US, value=BOUNDS
+            )
             send(sock, head + wire.PREFIX.pack(wire.pack_addr("10.44.0.0"), 112))
         elif kind == wire.CONNECT:
             self._connect(sock, seq, flags, peer, lport, pport)
@@ -200,7 +207,18 @@ class Router:
             if row is None:
                 send(sock, wire.message(wire.NAMES, seq, error=2))
             else:
-                send(sock, wire.message(wire.NAMES, seq, local=OURS, lport=row[0], peer=row[1], pport=row[2], family=2))
+                send(
+                    sock,
+                    wire.message(
+                        wire.NAMES,
+                        seq,
+                        local=OURS,
+                        lport=row[0],
+                        peer=row[1],
+                        pport=row[2],
+                        family=2,
+                    ),
+                )
         elif kind == wire.SYNC:
             send(sock, wire.message(wire.SYNCED, seq))
         elif kind == wire.JOIN:
@@ -217,9 +235,27 @@ class Router:
         if self.way == "plain":
             send(sock, wire.message(wire.PLAIN, seq, error=wire.R_UNKNOWN_PEER))
         elif self.way == "warm":
-            self._hand(sock, wire.WARM, seq, self.host, peer, lport or self._port(), pport, flags & wire.F_NONBLOCK)
+            self._hand(
+                sock,
+                wire.WARM,
+                seq,
+                self.host,
+                peer,
+                lport or self._port(),
+                pport,
+                flags & wire.F_NONBLOCK,
+            )
         elif self.way == "dead":  # warm, but nobody is there
-            self._hand(sock, wire.WARM, seq, ("127.0.0.1", 1), peer, self._port(), pport, flags & wire.F_NONBLOCK)
+            self._hand(
+                sock,
+                wire.WARM,
+                seq,
+                ("127.0.0.1", 1),
+                peer,
+                self._port(),
+                pport,
+                flags & wire.F_NONBLOCK,
+            )
         else:
             number = self._port()
             self.offers[number] = (peer, pport)
@@ -262,7 +298,9 @@ class Router:
                         return
                     sock, peer = listener.accept()
                     with sock:
-                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        sock.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                        )
                         send(
                             channel,
                             wire.message(wire.ACCEPTED, flags=wire.F_OVERLAY, local=OURS, lport=7100,

@@ -64,20 +64,34 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them: everything under UBSAN and ASAN, the plain and the musl build quickly."""
-    found = [Case("glibc", name) for name in ("small_stack", "silence", "errno", "epoll_number_again")]
+    found = [
+        Case("glibc", name) for name in ("small_stack", "silence", "errno", "epoll_number_again")
+    ]
     found += [Case("glibc", "threads", way) for way in ("cold", "warm")]
-    found += [Case("glibc", "silence", lie="silent"), Case("glibc", "silence", lie="welcome_silent")]
+    found += [
+        Case("glibc", "silence", lie="silent"),
+        Case("glibc", "silence", lie="welcome_silent"),
+    ]
     for build in ("ubsan", "asan"):
         for way in ("cold", "warm", "keep", "plain", "dead"):
             found += [Case(build, name, way) for name in BASIC]
         found += [Case(build, name) for name in SERVERS + ODD]
-        found += [Case(build, name, "warm") for name in ("close_range", "threads", "many_pending", "signals")]
+        found += [
+            Case(build, name, "warm")
+            for name in ("close_range", "threads", "many_pending", "signals")
+        ]
         found += [Case(build, name, lie=lie) for lie in LIES for name in ("epoll", "accept", "dup")]
-        found += [Case(build, "accept", lie=f"channel_{lie}") for lie in ("garbage", "descriptors", "closes")]
+        found += [
+            Case(build, "accept", lie=f"channel_{lie}")
+            for lie in ("garbage", "descriptors", "closes")
+        ]
         found += [Case(build, "off_overlay", "no_router"), Case(build, "blocking", "no_router")]
     for way in ("cold", "warm", "plain"):
         found += [Case("musl", name, way) for name in ("blocking", "epoll", "dup", "fork", "exec")]
-    found += [Case("musl", name) for name in ("accept", "close_range", "threads", "chroot", "small_stack", "errno")]
+    found += [
+        Case("musl", name)
+        for name in ("accept", "close_range", "threads", "chroot", "small_stack", "errno")
+    ]
     return found
 
 
@@ -89,8 +103,9 @@ class Stand:
         # Routers, and all their threads, stay in the namespace that we come from.
         self.home = ThreadPoolExecutor(1)
         self.home.submit(int).result()
-        self.host, self.prepared = socket.create_server(("127.0.0.1", 0), backlog=4096), socket.create_server(
-            ("127.0.0.1", 0), backlog=4096
+        self.host, self.prepared = (
+            socket.create_server(("127.0.0.1", 0), backlog=4096),
+            socket.create_server(("127.0.0.1", 0), backlog=4096),
         )
         self.asan = subprocess.run(
             ["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
@@ -107,7 +122,9 @@ class Stand:
             raise OSError(ctypes.get_errno(), "unshare: a network namespace needs root")
         commands = ["link set lo up", f"addr add {VIP}/32 dev lo", "addr add 192.0.2.1/32 dev lo"]
         commands += [f"route add local {PEER} dev lo table local src {VIP}"]
-        subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True, timeout=20)
+        subprocess.run(
+            ["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True, timeout=20
+        )
         overlay = socket.socket()
         overlay.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         overlay.bind((PEER, 7000))
@@ -115,7 +132,9 @@ class Stand:
         Echo([self.host, overlay], [self.prepared])
 
     def environment(self, case: Case, path: Path) -> dict[str, str]:
-        library = self.build / ("libslim.so" if case.build == "glibc" else f"libslim-{case.build}.so")
+        library = self.build / (
+            "libslim.so" if case.build == "glibc" else f"libslim-{case.build}.so"
+        )
         preload = f"{self.asan} {library}" if case.build == "asan" else str(library)
         return {
             "PATH": os.environ["PATH"], "SLIM_SOCKET": str(path), "LD_PRELOAD": preload,
@@ -177,12 +196,18 @@ def main(build: Path, wanted: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="slim-shim-") as scratch:
         stand = Stand(build, Path(scratch))
         stand.enter()
-        chosen = [case for case in cases() if not wanted or case.name in wanted or str(case) in wanted]
+        chosen = [
+            case for case in cases() if not wanted or case.name in wanted or str(case) in wanted
+        ]
         if not (build / "libslim-musl.so").exists():
             chosen = [case for case in chosen if case.build != "musl"]
         failed, start = 0, time.monotonic()
         # Listeners share a port: those cases run one by one, the others two at a time.
-        alone = [case for case in chosen if case.name in (*SERVERS, "errno", "unspec", "silence", "small_stack")]
+        alone = [
+            case
+            for case in chosen
+            if case.name in (*SERVERS, "errno", "unspec", "silence", "small_stack")
+        ]
         beside = [case for case in chosen if case not in alone]
         results: list[tuple[Case, str]] = []
         with ThreadPoolExecutor(2, initializer=lambda: None) as pool:
