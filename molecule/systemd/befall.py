@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Something befalls this host's router: befall.py restart|kill|hang
 

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Relays TCP connections: relay.py ADDRESS PORT TO_HOST PIDFILE
 

@@ -95,7 +95,7 @@ class Inbound:
     # --- host connections ---------------------------------------------------
     def on_data(self, _mask: int) -> None:
         data = self.data
-        for _ in range(16):
+        for _unused in range(16):
             try:
                 fd, _peer = data._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):

@@ -174,7 +174,7 @@ class Listener:
     def on_overlay(self, _mask: int) -> None:
         if self.sock.fileno() < 0:
             return
-        for _ in range(64):
+        for _unused in range(64):
             try:
                 # The plain call: socket.accept() would ask the kernel for the
                 # default timeout and build a second object.

@@ -139,7 +139,7 @@ class Worker:
         """Tell the supervisor whose leases we hold: their trunks must stay."""
         now = time.monotonic()
         leases = self.outbound.leases.items()
-        vips = list({peer for (peer, _), lease in leases if lease.until > now})
+        vips = list({peer for (peer, _unused), lease in leases if lease.until > now})
         for start in range(0, len(vips), USING_PIECE):
             piece = vips[start : start + USING_PIECE]
             self.tell(op="using", vips=[wire.unpack_addr(vip) for vip in piece])

@@ -106,10 +106,10 @@ class Record(NamedTuple):
 def receive(sock: socket.socket, timeout: float = PATIENCE) -> tuple[bytes, list[int]]:
     """One datagram and its descriptors."""
     sock.settimeout(timeout)
-    data, ancillary, flags, _ = sock.recvmsg(65536, socket.CMSG_SPACE(64))
+    data, ancillary, flags, _unused = sock.recvmsg(65536, socket.CMSG_SPACE(64))
     assert not flags & socket.MSG_CTRUNC
     fds = array.array("i")
-    for _, kind, raw in ancillary:
+    for _unused, kind, raw in ancillary:
         assert kind == socket.SCM_RIGHTS
         fds.frombytes(raw)
     return data, list(fds)
@@ -219,7 +219,7 @@ class Shim:
             stand.sup.send(theirs.fileno(), op="shim")
         self.seq = 0
         if greet:
-            data, _ = self.ask_raw(wire.message(wire.HELLO, 1, value=wire.VERSION))
+            data, _unused = self.ask_raw(wire.message(wire.HELLO, 1, value=wire.VERSION))
             assert Record(*wire.MSG.unpack_from(data)).kind == wire.WELCOME
 
     def tell(self, kind: int, *fds: int, **fields: Any) -> int:
@@ -300,7 +300,7 @@ class App:
 
     def start(self) -> App:
         """LISTEN, and let go what the worker has now."""
-        record, _ = self.listen()
+        record, _unused = self.listen()
         assert record.kind == wire.LISTENING, record
         self.listener.close()
         self.workers.close()
@@ -415,7 +415,7 @@ class Peer:
 
     def met(self) -> tuple[socket.socket, tuple[Any, ...], bytes]:
         """A host connection from the worker: (socket, its hello taken apart, raw)."""
-        sock, _ = self.host.accept()
+        sock, _unused = self.host.accept()
         raw = read_exactly(sock, wire.HELLO_SIZE)
         assert wire.mac_of(self.mac, raw[:64]) == raw[64:], "hello under the pair's key"
         return sock, wire.parse_hello(raw), raw

@@ -21,7 +21,7 @@ def test_one_source_cannot_fill_the_prepared_connections(stand, monkeypatch):
     monkeypatch.setattr(inbound, "PREPARED_EACH", 2)
     app = stand.app()
     kept = [stand.peer.prepare(40000 + n, app.port)[0] for n in range(2)]
-    sock, status, _ = stand.peer.try_prepare(40002, app.port)
+    sock, status, _unused = stand.peer.try_prepare(40002, app.port)
     assert status == wire.R_LIMIT
     other = Peer(stand, "10.44.0.9")
     stand.sup.auto["pair"] = other.answer_pair
@@ -37,7 +37,7 @@ def test_one_source_cannot_fill_the_prepared_connections(stand, monkeypatch):
 def test_overlay_connections_without_a_verdict_are_bounded(stand, monkeypatch):
     monkeypatch.setattr(inbound, "HELD", 2)
     app = stand.app()
-    held = [stand.peer.overlay(app.port) for _ in range(2)]
+    held = [stand.peer.overlay(app.port) for _unused in range(2)]
     until(lambda: len(stand.settled.inbound.held) == 2, "both are held")
     more = stand.peer.overlay(app.port)
     assert is_reset(more)
@@ -52,7 +52,7 @@ def test_a_question_is_forgotten_with_what_it_was_about(stand):
     over = stand.peer.overlay(app.port)
     until(lambda: len(stand.settled.inbound.queries) == 1, "the question")
     over.sendall(b"x")
-    _, accepted = app.accept()
+    _unused, accepted = app.accept()
     assert not stand.settled.inbound.queries
     for sock in (over, accepted):
         sock.close()
@@ -63,7 +63,7 @@ def test_a_late_answer_about_a_port_s_former_connection_says_nothing_of_the_next
     first = stand.peer.overlay(app.port)
     question = stand.sup.get("query")
     first.sendall(b"x")
-    _, accepted = app.accept()
+    _unused, accepted = app.accept()
     sport = sport_of(first)
     first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     first.close()
@@ -93,10 +93,10 @@ def test_offers_that_nobody_takes_up_are_bounded(stand, monkeypatch):
     monkeypatch.setattr(outbound, "OFFERED", 3)
     shim = Shim(stand)
     for n in range(6):
-        record, _ = shim.connect(80)
+        record, _unused = shim.connect(80)
         assert record.kind == wire.COLD
         shim.tell(wire.BEGIN, value=record.value, lport=41000 + n)
-        sock, hello, _ = stand.peer.met()
+        sock, hello, _unused = stand.peer.met()
         stand.peer.acknowledge(sock, hello[2])
         swapped, fds = shim.ask(wire.SWAP, value=record.value, error=1_000_000)
         assert swapped.kind == wire.SWAPPED
@@ -122,9 +122,9 @@ def test_leases_that_ran_out_are_forgotten(stand):
 def test_a_shim_cannot_hide_a_live_connection_from_the_table(stand):
     """Neither by giving it up nor by calling another socket by its cookie."""
     shim = Shim(stand)
-    record, _ = shim.connect(80)
+    record, _unused = shim.connect(80)
     shim.tell(wire.BEGIN, value=record.value, lport=41000)
-    sock, hello, _ = stand.peer.met()
+    sock, hello, _unused = stand.peer.met()
     stand.peer.acknowledge(sock, hello[2])
     swapped, fds = shim.ask(wire.SWAP, value=record.value, error=1_000_000)
     shim.tell(wire.COMMITTED, cookie=swapped.cookie)
@@ -140,7 +140,7 @@ def test_a_shim_cannot_hide_a_live_connection_from_the_table(stand):
 
 def test_addresses_off_the_overlay_are_nobody_s_to_locate(stand):
     shim = Shim(stand)
-    record, _ = shim.connect(80, peer=wire.pack_addr("192.0.2.7"), cookie=77)
+    record, _unused = shim.connect(80, peer=wire.pack_addr("192.0.2.7"), cookie=77)
     assert record.kind == wire.PLAIN
     assert stand.sup.count("locate") == 0
     assert 77 not in stand.settled.table.rows

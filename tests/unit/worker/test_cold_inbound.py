@@ -132,7 +132,7 @@ def test_a_prepared_connection_without_a_commit_is_dropped_in_time(quick, monkey
     monkeypatch.setattr(inbound, "COMMIT_S", 0.3)
     app, peer = quick.app(), quick.peer
     over = peer.overlay(app.port)
-    sock, _ = peer.prepare(sport_of(over), app.port)
+    sock, _unused = peer.prepare(sport_of(over), app.port)
     assert is_reset(sock)
     quick.counted("prepare_late", 1)
     delivered_over_overlay(app, over)
@@ -142,7 +142,7 @@ def test_a_prepared_connection_without_a_commit_is_dropped_in_time(quick, monkey
 def test_an_end_without_commit_makes_the_overlay_connection_the_real_one(quick, how):
     app, peer = quick.app(), quick.peer
     over = peer.overlay(app.port)
-    sock, _ = peer.prepare(sport_of(over), app.port)
+    sock, _unused = peer.prepare(sport_of(over), app.port)
     assert app.idle
     if how == "reset":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -155,7 +155,7 @@ def test_an_end_without_commit_makes_the_overlay_connection_the_real_one(quick, 
 def test_data_on_a_held_connection_means_that_it_is_the_real_one(quick):
     app, peer = quick.app(), quick.peer
     over = peer.overlay(app.port)
-    sock, _ = peer.prepare(sport_of(over), app.port)
+    sock, _unused = peer.prepare(sport_of(over), app.port)
     over.sendall(b"ping")
     delivered_over_overlay(app, over, b"")
     assert is_reset(sock), "the other half is void"
@@ -202,7 +202,7 @@ def test_a_connection_is_held_for_a_bounded_time(quick, monkeypatch):
     quick.counted("held_late", 1)
     # With a prepared half, which is void then.
     over = peer.overlay(app.port)
-    sock, _ = peer.prepare(sport_of(over), app.port)
+    sock, _unused = peer.prepare(sport_of(over), app.port)
     delivered_over_overlay(app, over)
     assert is_reset(sock)
     quick.counted("held_late", 2)
@@ -225,7 +225,7 @@ def test_a_connection_that_is_held_for_long_cannot_be_prepared_any_more(quick, m
     app, peer = quick.app(), quick.peer
     over = peer.overlay(app.port)
     until(lambda: quick.worker.inbound.held, "it is held")
-    _, status, _ = peer.try_prepare(sport_of(over), app.port)
+    _unused, status, _unused = peer.try_prepare(sport_of(over), app.port)
     assert status == wire.R_NOT_READY
     over.sendall(b"ping")
     delivered_over_overlay(app, over, b"")
@@ -236,7 +236,7 @@ def test_a_connection_that_was_delivered_cannot_be_prepared_any_more(stand):
     stand.sup.auto["query"] = lambda asked: {"op": "answer", "id": asked["id"], "probe": False}
     over = peer.overlay(app.port)
     accepted = delivered_over_overlay(app, over)
-    sock, status, _ = peer.try_prepare(sport_of(over), app.port)
+    sock, status, _unused = peer.try_prepare(sport_of(over), app.port)
     assert status == wire.R_NOT_READY
     assert alive(over)
     assert alive(accepted)
@@ -253,7 +253,7 @@ def test_sources_outside_of_the_overlay_are_delivered_without_a_question(stand):
     assert stand.sup.count("query") == 0
     # Our own address neither.
     own = stand.peer.overlay(app.port, source="10.44.0.1")
-    record, _ = app.accept()
+    record, _unused = app.accept()
     assert record.peer == OURS
     assert stand.sup.count("query") == 0
     for sock in (accepted, own):
@@ -289,7 +289,7 @@ def test_a_port_used_again_while_its_predecessor_is_held(quick):
 def test_a_second_prepare_takes_the_place_of_the_first(quick):
     app, peer = quick.app(), quick.peer
     over = peer.overlay(app.port)
-    first, _ = peer.prepare(sport_of(over), app.port)
+    first, _unused = peer.prepare(sport_of(over), app.port)
     second, nonce = peer.prepare(sport_of(over), app.port)
     assert is_reset(first)
     second.sendall(peer.commit(nonce))
@@ -358,7 +358,7 @@ def test_a_renewal_admits_and_delivers_nothing(quick):
     quick.counted("admission_renewed", 1)
     assert app.idle
     peer.dial(peer.hello(wire.K_DELIVER, 40000, app.port))
-    record, _ = app.accept()
+    record, _unused = app.accept()
     assert record.pport == 40000
 
 
@@ -371,7 +371,7 @@ def test_a_warm_hello_that_overtakes_the_commit_waits_for_it(quick):
     assert app.idle
     sock.sendall(peer.commit(nonce))
     ports = {}
-    for _ in range(2):
+    for _unused in range(2):
         record, accepted = app.accept()
         ports[record.pport] = accepted
     assert set(ports) == {40000, sport_of(over)}
@@ -383,9 +383,9 @@ def test_a_warm_hello_that_overtakes_the_commit_waits_for_it(quick):
 def test_a_warm_hello_that_waits_for_a_commit_that_never_comes_is_reset(quick):
     app, peer = quick.app(), quick.peer
     over = peer.overlay(app.port)
-    sock, _ = peer.prepare(sport_of(over), app.port)
+    sock, _unused = peer.prepare(sport_of(over), app.port)
     other_over = peer.overlay(app.port)
-    other, _ = peer.prepare(sport_of(other_over), app.port)
+    other, _unused = peer.prepare(sport_of(other_over), app.port)
     warm = peer.dial(peer.hello(wire.K_DELIVER, 40000, app.port))
     until(lambda: quick.worker.inbound.parked, "it is parked")
     sock.close()
@@ -401,7 +401,7 @@ def test_a_full_queue_refuses_prepares_withdraws_leases_and_recovers(quick):
     shim = quick.shim()
     app = quick.app(shim, backlog=4)
     peer = quick.peer
-    _, first, _ = peer.cold(app)
+    _unused, first, _unused = peer.cold(app)
     # What the channel's own buffer takes does not count; fill that, and then the queue.
     listener = quick.worker.listeners.by_port[app.port][0]
     socks = []
@@ -412,11 +412,11 @@ def test_a_full_queue_refuses_prepares_withdraws_leases_and_recovers(quick):
         assert len(socks) < 2000
     asked = quick.sup.get("withdraw")
     assert (asked["port"], asked["vips"]) == (app.port, [peer.vip])
-    _, status, _ = peer.try_prepare(40000, app.port)
+    _unused, status, _unused = peer.try_prepare(40000, app.port)
     assert status == wire.R_LIMIT
     # A hello under a lease that was good when it left is still taken.
     late = peer.dial(peer.hello(wire.K_DELIVER, 50000, app.port))
-    for _ in socks:
+    for _unused in socks:
         app.accept()[1].close()
     record, accepted = app.accept()
     assert record.pport == 50000
@@ -432,10 +432,10 @@ def test_a_full_queue_refuses_prepares_withdraws_leases_and_recovers(quick):
 
 def test_when_the_application_closes_everything_that_waits_is_reset_and_leases_withdrawn(quick):
     app, peer = quick.app(), quick.peer
-    _, accepted, ours = peer.cold(app)
+    _unused, accepted, ours = peer.cold(app)
     queued = peer.dial(peer.hello(wire.K_DELIVER, 40000, app.port))
     over = peer.overlay(app.port)
-    sock, _ = peer.prepare(sport_of(over), app.port)
+    sock, _unused = peer.prepare(sport_of(over), app.port)
     lone = peer.overlay(app.port)
     until(lambda: len(quick.worker.inbound.held) == 2, "both are held")
     quick.counted("accepted_warm", 1)
@@ -462,7 +462,7 @@ def test_listeners_of_a_reuseport_group_take_turns_and_the_last_one_withdraws(qu
     for sport in range(40000, 40010):
         peer.dial(peer.hello(wire.K_DELIVER, sport, first.port))
     for app in (first, second):
-        for _ in range(5):
+        for _unused in range(5):
             app.accept()
         assert app.idle
     first.channel.close()
@@ -479,6 +479,6 @@ def test_ipv6_endpoints_address_an_ipv6_listener(quick):
     app = quick.app(address="fd44::1")
     quick.sup.auto["query"] = lambda asked: {"op": "answer", "id": asked["id"], "probe": False}
     over = quick.peer.overlay(app.port, source="fd44::2")
-    record, _ = app.accept()
+    record, _unused = app.accept()
     assert (record.peer, record.pport) == (wire.pack_addr("fd44::2"), sport_of(over))
     assert quick.sup.get("query")["vip"] == "fd44::2"

@@ -38,7 +38,7 @@ def refusals(stand) -> int:
 def lively(stand):
     """A stand with a connection between two applications, which must not notice anything."""
     app = stand.app()
-    _, accepted, ours = stand.peer.cold(app)
+    _unused, accepted, ours = stand.peer.cold(app)
     yield stand, app
     for a, b in ((accepted, ours), (ours, accepted)):
         a.sendall(b"still here")
@@ -111,7 +111,7 @@ def test_a_hello_may_come_byte_by_byte_and_the_bytes_behind_it_are_untouched(liv
     assert (record.peer, record.pport) == (THEIRS, 40000)
     assert read_exactly(accepted, 11) == b"application"
     sock = stand.peer.dial(stand.peer.hello(wire.K_DELIVER, 40001, app.port) + b"at once")
-    _, accepted = app.accept()
+    _unused, accepted = app.accept()
     assert read_exactly(accepted, 7) == b"at once"
     stand.counted("accepted_warm", 2)
 
@@ -132,7 +132,7 @@ def test_too_many_who_say_nothing_push_out_the_oldest(lively, monkeypatch):
     stand, _app = lively
     monkeypatch.setattr(inbound, "UNPROVEN", 4)
     mute = []
-    for _ in range(7):
+    for _unused in range(7):
         mute.append(stand.peer.dial(b"S"))
         until(lambda: len(stand.worker.inbound.unproven) == min(len(mute), 4), "it is seen")
     assert [is_reset(sock) for sock in mute[:3]] == [True] * 3
@@ -188,7 +188,7 @@ def test_a_replay_is_reset_and_counted(lively):
     stand, app = lively
     raw = stand.peer.hello(wire.K_DELIVER, 40000, app.port)
     sock = stand.peer.dial(raw)
-    _, accepted = app.accept()
+    _unused, accepted = app.accept()
     assert is_reset(stand.peer.dial(raw))
     stand.counted("hello_replayed", 1)
     prepare = stand.peer.hello(wire.K_PREPARE, 40001, app.port)
@@ -209,7 +209,7 @@ def test_a_host_connections_end_is_seen_by_the_application_and_by_nobody_else(li
     """The worker keeps no copy of what it has handed over."""
     stand, app = lively
     sock = stand.peer.dial(stand.peer.hello(wire.K_DELIVER, 40000, app.port) + b"x")
-    _, accepted = app.accept()
+    _unused, accepted = app.accept()
     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\0" * 8)
     read_exactly(accepted, 1)
     accepted.close()
@@ -218,7 +218,7 @@ def test_a_host_connections_end_is_seen_by_the_application_and_by_nobody_else(li
 
 def test_a_hello_to_a_port_where_nobody_listens(lively):
     stand, app = lively
-    sock, status, _ = stand.peer.try_prepare(40000, app.port - 1)
+    sock, status, _unused = stand.peer.try_prepare(40000, app.port - 1)
     assert status == wire.R_NOT_LISTENING
     assert read_exactly(sock, 1) == b"", "and then it ends"
     assert is_reset(stand.peer.dial(stand.peer.hello(wire.K_DELIVER, 40000, app.port - 1)))
@@ -269,6 +269,6 @@ def test_the_data_port_speaks_ipv6_mapped_and_plain(stand):
     """make_listener is dual-stack: an IPv4 peer arrives as a mapped one."""
     assert stand.worker.inbound.data.family == socket.AF_INET6
     app = stand.app()
-    record, accepted, _ = stand.peer.cold(app)
+    record, accepted, _unused = stand.peer.cold(app)
     assert accepted.family == socket.AF_INET6
     assert record.peer == THEIRS

@@ -24,7 +24,7 @@ def loop():
 
 @pytest.fixture
 def pairs():
-    made = [socket.socketpair() for _ in range(3)]
+    made = [socket.socketpair() for _unused in range(3)]
     yield made
     for pair in made:
         for sock in pair:
@@ -36,7 +36,7 @@ def stop(loop):
 
 
 def test_a_handler_gets_the_events_it_asked_for(loop, pairs):
-    (a, b), *_ = pairs
+    (a, b), *_unused = pairs
     seen = []
 
     def writable(mask):
@@ -67,7 +67,7 @@ def test_a_descriptor_that_is_removed_gets_no_event_of_the_same_pass(loop, pairs
 
         return handle
 
-    (a, b), (c, d), _ = pairs
+    (a, b), (c, d), _unused = pairs
     b.send(b"x")
     d.send(b"x")
     loop.add(a.fileno(), IN, handler(a.fileno(), c.fileno()))
@@ -126,7 +126,7 @@ def test_a_number_used_again_gets_its_own_events_in_the_next_pass(loop, pairs):
 
 
 def test_removing_twice_or_what_was_never_there_is_harmless(loop, pairs):
-    (a, _), *_ = pairs
+    (a, _unused), *_unused = pairs
     loop.add(a.fileno(), IN, lambda _mask: None)
     loop.remove(a.fileno())
     loop.remove(a.fileno())
@@ -140,7 +140,7 @@ def test_timers_run_in_the_order_of_their_times_and_not_before(loop):
         loop.after(delay, lambda delay=delay: seen.append((delay, time.monotonic() - began)))
     loop.after(0.04, lambda: stop(loop))
     loop.run()
-    assert [delay for delay, _ in seen] == [0.01, 0.01, 0.02, 0.03]
+    assert [delay for delay, _unused in seen] == [0.01, 0.01, 0.02, 0.03]
     assert all(at >= delay for delay, at in seen)
 
 
@@ -184,13 +184,13 @@ def test_a_deferred_call_does_not_wait_for_an_event(loop):
 def test_what_a_handler_raises_is_reported_and_the_loop_goes_on(loop, pairs, monkeypatch):
     reported = []
     monkeypatch.setattr(module.traceback, "print_exc", lambda **_: reported.append(1))
-    (a, b), *_ = pairs
+    (a, b), *_unused = pairs
     b.send(b"x")
 
     def handle(_mask):
         a.recv(1)
         loop.next_pass(lambda: 1 / 0)
-        loop.after(0.001, lambda: [][1])
+        loop.after(0.001, lambda: {}[1])
         loop.after(0.02, lambda: stop(loop))
         raise RuntimeError("on purpose")
 
@@ -201,13 +201,13 @@ def test_what_a_handler_raises_is_reported_and_the_loop_goes_on(loop, pairs, mon
 
 def test_cancelled_timers_do_not_pile_up(loop):
     """An attempt that ends well cancels a timer of minutes: a thousand a second would stay."""
-    for _ in range(20 * module.SWEEP):
+    for _unused in range(20 * module.SWEEP):
         loop.after(150, lambda: None).cancel()
     assert len(loop.timers) <= 2 * module.SWEEP + 3
     order = []
     for delay in (0.02, 0.01, 0.03):
         loop.after(delay, lambda delay=delay: order.append(delay))
-    for _ in range(4 * module.SWEEP):  # and what is due stays in order through a sweep
+    for _unused in range(4 * module.SWEEP):  # and what is due stays in order through a sweep
         loop.after(150, lambda: None).cancel()
     loop.after(0.05, lambda: stop(loop))
     loop.run()

@@ -40,10 +40,10 @@ def cookie_of(sock: socket.socket) -> int:
 
 def begin(stand, shim, *, port: int = PORT, sport: int = SPORT, **fields):
     """A cold connect up to the PREPARE at the peer: (attempt, host connection there, nonce)."""
-    record, _ = shim.connect(port, **fields)
+    record, _unused = shim.connect(port, **fields)
     assert record.kind == wire.COLD, record
     shim.tell(wire.BEGIN, value=record.value, lport=sport)
-    sock, (kind, key_id, nonce, src, dst, got_sport, dport), _ = stand.peer.met()
+    sock, (kind, key_id, nonce, src, dst, got_sport, dport), _unused = stand.peer.met()
     assert (kind, key_id) == (wire.K_PREPARE, stand.peer.key_id)
     assert (src, got_sport, dst, dport) == (OURS, sport, THEIRS, port)
     return record.value, sock, nonce
@@ -73,7 +73,7 @@ def warm(stand, shim, port: int = PORT, **fields):
     record, fds = shim.connect(port, **fields)
     assert record.kind == wire.WARM, record
     here = socket.socket(fileno=fds[0])
-    there, (kind, _, _, src, dst, sport, dport), _ = stand.peer.met()
+    there, (kind, _unused, _unused, src, dst, sport, dport), _unused = stand.peer.met()
     assert (kind, src, dst, dport) == (wire.K_DELIVER, OURS, THEIRS, port)
     assert (record.local, record.lport, record.peer, record.pport) == (OURS, sport, THEIRS, port)
     assert record.cookie == cookie_of(here)
@@ -134,11 +134,11 @@ def test_a_swap_that_is_not_ready_in_time_keeps_the_overlay_within_its_bound(sta
 def test_a_peer_that_refuses_keeps_the_overlay_with_its_reason(stand, shim, status):
     attempt, there, nonce = begin(stand, shim)
     stand.peer.acknowledge(there, nonce, status=status)
-    record, _ = swap(shim, attempt)
+    record, _unused = swap(shim, attempt)
     reason = status if status in wire.REASONS else wire.R_REFUSED
     assert (record.kind, record.error) == (wire.KEEP, reason)
     # "Does not listen through Slim" is believed for a moment, and for that port only.
-    record, _ = shim.connect(PORT)
+    record, _unused = shim.connect(PORT)
     if status == wire.R_NOT_LISTENING:
         assert (record.kind, record.error) == (wire.PLAIN, wire.R_NOT_LISTENING)
         assert shim.connect(PORT + 1)[0].kind == wire.COLD
@@ -153,7 +153,7 @@ def test_an_ack_with_any_bit_flipped_keeps_the_overlay(stand, shim):
         raw = bytearray(wire.ack(stand.peer.mac, 0, 30000, nonce))
         raw[bit // 8] ^= 1 << bit % 8
         there.sendall(bytes(raw))
-        record, _ = swap(shim, attempt)
+        record, _unused = swap(shim, attempt)
         assert (record.kind, record.error) == (wire.KEEP, wire.R_REFUSED), f"bit {bit}"
         there.close()
 
@@ -170,7 +170,7 @@ def test_a_peer_that_goes_away_keeps_the_overlay(stand, shim, how):
         there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     there.close()
     until(lambda: stand.worker.outbound.attempts[attempt].failed, "its end is seen")
-    record, _ = swap(shim, attempt)
+    record, _unused = swap(shim, attempt)
     assert record.kind == wire.KEEP
     assert record.error in (wire.R_REFUSED, wire.R_HOST_FAILED)
 
@@ -184,29 +184,29 @@ def test_a_data_port_that_is_closed_keeps_the_overlay(stand, shim):
         "port": port, "key_id": 1, "key": stand.peer.key.hex(),
     }  # fmt: skip
     stand.sup.auto["locate"] = lambda _: located
-    record, _ = shim.connect(PORT)
+    record, _unused = shim.connect(PORT)
     shim.tell(wire.BEGIN, value=record.value, lport=SPORT)
-    record, _ = swap(shim, record.value)
+    record, _unused = swap(shim, record.value)
     assert (record.kind, record.error) == (wire.KEEP, wire.R_HOST_FAILED)
 
 
 def test_begin_may_come_before_the_location_and_the_location_before_begin(stand, shim):
     stand.sup.auto.pop("locate")
-    record, _ = shim.connect(PORT)
+    record, _unused = shim.connect(PORT)
     shim.tell(wire.BEGIN, value=record.value, lport=SPORT)
     asked = stand.sup.get("locate", vip=PEER)
     stand.sup.send(**stand.peer.answer_locate(asked))
-    there, hello, _ = stand.peer.met()
+    there, hello, _unused = stand.peer.met()
     assert hello[5] == SPORT
     there.close()
     assert not stand.sup.count("locate"), "it is asked once, and then known"
-    _, there, _ = begin(stand, shim, sport=SPORT + 1)
+    _unused, there, _unused = begin(stand, shim, sport=SPORT + 1)
     assert not stand.sup.count("locate")
 
 
 def test_one_question_serves_all_who_wait_for_it(stand, shim):
     stand.sup.auto.pop("locate")
-    records = [shim.connect(PORT)[0] for _ in range(5)]
+    records = [shim.connect(PORT)[0] for _unused in range(5)]
     for index, record in enumerate(records):
         shim.tell(wire.BEGIN, value=record.value, lport=SPORT + index)
     asked = stand.sup.get("locate")
@@ -214,18 +214,18 @@ def test_one_question_serves_all_who_wait_for_it(stand, shim):
     assert not stand.sup.count("locate")
     stand.sup.send(**stand.peer.answer_locate(asked))
     nonces = set()
-    for _ in records:
-        _, hello, _ = stand.peer.met()
+    for _unused in records:
+        _unused, hello, _unused = stand.peer.met()
         nonces.add(hello[2])
     assert len(nonces) == 5
 
 
 def test_a_cancelled_attempt_is_gone_and_its_peer_hears_of_it(stand, shim):
-    attempt, there, _ = begin(stand, shim)
+    attempt, there, _unused = begin(stand, shim)
     shim.tell(wire.CANCEL, value=attempt)
     assert read_exactly(there, 1) == b""
     until(lambda: not stand.worker.outbound.attempts, "it is gone")
-    record, _ = swap(shim, attempt)
+    record, _unused = swap(shim, attempt)
     assert (record.kind, record.error) == (wire.KEEP, wire.R_NOT_READY)
     shim.tell(wire.CANCEL, value=attempt)
     shim.tell(wire.CANCEL, value=1 << 63)
@@ -234,7 +234,7 @@ def test_a_cancelled_attempt_is_gone_and_its_peer_hears_of_it(stand, shim):
 
 def test_a_shim_that_ends_takes_its_attempts_along(stand, shim):
     attempt, there, nonce = begin(stand, shim)
-    waiting, other, _ = begin(stand, shim, sport=SPORT + 1)
+    waiting, other, _unused = begin(stand, shim, sport=SPORT + 1)
     shim.tell(wire.SWAP, value=waiting, error=1_000_000)
     stand.peer.acknowledge(there, nonce)
     until(lambda: stand.worker.outbound.attempts[attempt].ready, "the ACK is seen")
@@ -245,12 +245,12 @@ def test_a_shim_that_ends_takes_its_attempts_along(stand, shim):
 
 
 def test_a_swap_twice_or_of_nobodys_attempt_is_answered_keep(stand, shim):
-    record, _ = swap(shim, 12345)
+    record, _unused = swap(shim, 12345)
     assert (record.kind, record.error) == (wire.KEEP, wire.R_NOT_READY)
     attempt, there, nonce = begin(stand, shim)
     first = shim.tell(wire.SWAP, value=attempt, error=1_000_000)
     second = shim.tell(wire.SWAP, value=attempt, error=1_000_000)
-    record, _ = shim.hear()
+    record, _unused = shim.hear()
     assert (record.kind, record.seq) == (wire.KEEP, second)
     stand.peer.acknowledge(there, nonce)
     record, fds = shim.hear()
@@ -260,9 +260,9 @@ def test_a_swap_twice_or_of_nobodys_attempt_is_answered_keep(stand, shim):
 
 def test_attempts_of_an_endpoint_are_bounded(stand, shim, monkeypatch):
     monkeypatch.setattr(outbound, "ATTEMPTS", 3)
-    attempts = [shim.connect(PORT)[0] for _ in range(3)]
+    attempts = [shim.connect(PORT)[0] for _unused in range(3)]
     assert all(record.kind == wire.COLD for record in attempts)
-    record, _ = shim.connect(PORT)
+    record, _unused = shim.connect(PORT)
     assert (record.kind, record.error) == (wire.PLAIN, wire.R_LIMIT)
     shim.tell(wire.CANCEL, value=attempts[0].value)
     assert shim.connect(PORT)[0].kind == wire.COLD
@@ -270,7 +270,7 @@ def test_attempts_of_an_endpoint_are_bounded(stand, shim, monkeypatch):
 
 def test_an_attempt_that_nobody_asks_about_ends_by_itself(stand, shim, monkeypatch):
     monkeypatch.setattr(outbound, "LINGER_S", 0.2)
-    _, there, _ = begin(stand, shim)
+    _unused, there, _unused = begin(stand, shim)
     assert read_exactly(there, 1) == b""
     until(lambda: not stand.worker.outbound.attempts, "it is gone")
 
@@ -285,7 +285,7 @@ def test_an_offer_that_has_grown_old_is_prepared_anew_when_the_overlay_is_throug
     until(lambda: stand.worker.outbound.attempts[attempt].expired, "it is known to be old")
     monkeypatch.setattr(outbound, "OFFER_S", 10.0)
     shim.tell(wire.SWAP, value=attempt, error=5_000_000)
-    there, (kind, _, second, *_), _ = stand.peer.met()
+    there, (kind, _unused, second, *_unused), _unused = stand.peer.met()
     assert kind == wire.K_PREPARE
     assert second > nonce
     stand.peer.acknowledge(there, second)
@@ -331,7 +331,7 @@ def test_a_swap_that_the_shim_does_not_take_gives_no_lease(stand, shim, how):
 def test_warm_connections_carry_data_and_ask_nobody(stand, shim):
     cold(stand, shim)
     for number in range(20):
-        _, here, there, _ = warm(stand, shim)
+        _unused, here, there, _unused = warm(stand, shim)
         here.sendall(b"ping")
         assert read_exactly(there, 4) == b"ping"
         there.sendall(b"pong")
@@ -347,7 +347,7 @@ def test_nonces_of_a_pair_only_grow(stand, shim):
     nonces = []
     for index in range(10):
         if index % 2:
-            _, _, nonce = begin(stand, shim, port=PORT + 1, sport=SPORT + index)
+            _unused, _unused, nonce = begin(stand, shim, port=PORT + 1, sport=SPORT + index)
             nonces.append(nonce)
         else:
             record, fds = shim.connect(PORT)
@@ -359,15 +359,15 @@ def test_nonces_of_a_pair_only_grow(stand, shim):
 
 @pytest.mark.parametrize("flags", [0, wire.F_NONBLOCK])
 def test_a_socket_blocks_if_the_applications_does(stand, shim, flags):
-    here, _ = cold(stand, shim, flags=flags)
-    _, other, _, _ = warm(stand, shim, flags=flags)
+    here, _unused = cold(stand, shim, flags=flags)
+    _unused, other, _unused, _unused = warm(stand, shim, flags=flags)
     for sock in (here, other):
         assert bool(fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK) == bool(flags)
 
 
 def test_a_socket_is_of_the_applications_family(stand, shim):
-    here, _ = cold(stand, shim, family=10)
-    record, other, _, _ = warm(stand, shim, family=10)
+    here, _unused = cold(stand, shim, family=10)
+    record, other, _unused, _unused = warm(stand, shim, family=10)
     assert record.family == 10
     for sock in (here, other):
         assert sock.family == socket.AF_INET6
@@ -378,16 +378,16 @@ def test_a_socket_is_of_the_applications_family(stand, shim):
 def test_virtual_source_ports_are_unique_for_a_destination_while_connections_live(stand, shim):
     stand.worker.outbound.low, stand.worker.outbound.high = 40000, 40019
     ends = {40007: cold(stand, shim, sport=40007)}
-    for _ in range(19):
+    for _unused in range(19):
         record, here, there, sport = warm(stand, shim)
         assert 40000 <= sport <= 40019
         assert sport not in ends
         ends[sport] = (here, there)
-    record, _ = shim.connect(PORT)
+    record, _unused = shim.connect(PORT)
     assert (record.kind, record.error) == (wire.PLAIN, wire.R_LIMIT), "the overlay serves"
     # Another destination has ports of its own.
     other = cold(stand, shim, port=PORT + 1)
-    for _ in range(5):
+    for _unused in range(5):
         warm(stand, shim, PORT + 1)
     assert all(map(alive, other))
     for sock in ends[40010]:
@@ -401,10 +401,10 @@ def test_virtual_source_ports_are_unique_for_a_destination_while_connections_liv
 
 def test_a_port_that_the_application_has_bound_stays_its_port(stand, shim):
     cold(stand, shim)
-    record, _, _, sport = warm(stand, shim, flags=wire.F_BOUND, lport=55555)
+    record, _unused, _unused, sport = warm(stand, shim, flags=wire.F_BOUND, lport=55555)
     assert sport == 55555
     # A hostile one binds nothing: no hello with port 0 leaves us.
-    record, _ = shim.connect(PORT, flags=wire.F_BOUND, lport=0)
+    record, _unused = shim.connect(PORT, flags=wire.F_BOUND, lport=0)
     assert (record.kind, record.error) == (wire.PLAIN, wire.R_LIMIT)
 
 
@@ -428,7 +428,7 @@ def test_a_lease_ends_with_its_time_with_its_withdrawal_and_with_its_peers_place
         warm(stand, shim)
         end()
         stand.sup.sync()
-        record, _ = shim.connect(PORT)
+        record, _unused = shim.connect(PORT)
         assert record.kind in (wire.COLD, wire.PLAIN)
         assert not stand.settled.outbound.leases
         stand.sup.send(op="unlocate", vips=[PEER])
@@ -437,7 +437,7 @@ def test_a_lease_ends_with_its_time_with_its_withdrawal_and_with_its_peers_place
 
 def test_a_warm_connection_that_fails_ends_the_lease(stand, shim):
     cold(stand, shim)
-    record, *_ = warm(stand, shim)
+    record, *_unused = warm(stand, shim)
     shim.tell(wire.CANCEL, cookie=record.cookie + 1, error=110)
     warm(stand, shim)
     shim.tell(wire.CANCEL, cookie=record.cookie, error=110)
@@ -457,7 +457,7 @@ def test_an_address_that_cannot_be_reached_is_plain_and_ends_the_lease(stand, sh
 def test_the_supervisor_hears_whose_leases_are_in_use(stand, shim, monkeypatch):
     cold(stand, shim)
     cold(stand, shim, port=PORT + 1)
-    for _ in range(worker.USING_LOOKS - 1):
+    for _unused in range(worker.USING_LOOKS - 1):
         stand.worker.loop.next_pass(stand.worker._look)
         stand.sup.sync()
     assert stand.sup.count("using") == 0, "not at every look"
@@ -466,7 +466,7 @@ def test_the_supervisor_hears_whose_leases_are_in_use(stand, shim, monkeypatch):
     assert stand.sup.get("using")["vips"] == [PEER], "each peer once"
     for lease in stand.worker.outbound.leases.values():
         lease.until = time.monotonic() - 1
-    for _ in range(worker.USING_LOOKS):
+    for _unused in range(worker.USING_LOOKS):
         stand.worker.loop.next_pass(stand.worker._look)
         stand.sup.sync()
     assert stand.sup.count("using") == 0, "leases that have run out are not in use"
@@ -476,7 +476,7 @@ def test_the_supervisor_hears_whose_leases_are_in_use(stand, shim, monkeypatch):
 
 
 def test_our_own_address_is_plain(stand, shim):
-    record, _ = shim.connect(PORT, peer=OURS)
+    record, _unused = shim.connect(PORT, peer=OURS)
     assert (record.kind, record.error) == (wire.PLAIN, wire.R_OWN_ADDRESS)
     assert not stand.sup.count("locate")
 
@@ -487,12 +487,12 @@ def test_a_peer_that_is_not_found_is_plain_for_a_while(stand, shim, reason, monk
     stand.sup.auto["locate"] = lambda asked: {
         "op": "located", "vip": asked["vip"], "found": False, "reason": reason,
     }  # fmt: skip
-    record, _ = shim.connect(PORT)
+    record, _unused = shim.connect(PORT)
     assert record.kind == wire.COLD, "the first one does not wait for the answer"
     shim.tell(wire.BEGIN, value=record.value, lport=SPORT)
-    record, _ = swap(shim, record.value)
+    record, _unused = swap(shim, record.value)
     assert (record.kind, record.error) == (wire.KEEP, reason)
-    record, _ = shim.connect(PORT + 1)
+    record, _unused = shim.connect(PORT + 1)
     assert (record.kind, record.error) == (wire.PLAIN, reason)
     assert stand.sup.count("locate") == 1
     until(lambda: shim.connect(PORT)[0].kind == wire.COLD, "it is asked again", 5)
@@ -507,7 +507,7 @@ def test_a_peer_that_is_not_found_is_plain_for_a_while(stand, shim, reason, monk
 def test_a_shim_that_has_given_up_gets_no_connection(stand, shim):
     cold(stand, shim)
     for wait_s in (-0.5, 0.001):
-        record, _ = shim.connect(PORT, wait_s=wait_s)
+        record, _unused = shim.connect(PORT, wait_s=wait_s)
         assert (record.kind, record.error) == (wire.PLAIN, wire.R_NOT_READY)
     # A time namespace of its own: its clock says nothing.
     for wait_s in (-100, 100_000):
@@ -534,7 +534,7 @@ def test_a_query_is_answered_by_the_attempts_under_way(stand, shim):
 
 
 def test_a_query_waits_a_moment_for_an_attempt_without_a_port(stand, shim):
-    record, _ = shim.connect(PORT)
+    record, _unused = shim.connect(PORT)
     assert ask(stand, SPORT) is False, "but not for ever"
     stand.sup.send(op="query", id=8, vip=VIP, sport=SPORT, dst=PEER, dport=PORT)
     shim.tell(wire.BEGIN, value=record.value, lport=SPORT)
@@ -573,12 +573,12 @@ def test_a_lease_in_use_is_renewed_by_proving_the_admission_again(stand, shim):
         warm(stand, shim, port)
         assert not stand.settled.outbound.attempts, "a fresh lease needs no renewal"
         lease = age(stand, port)
-        record, _ = shim.connect(port)
+        record, _unused = shim.connect(port)
         assert record.kind == wire.WARM, "nobody waits for a renewal"
         shim.connect(port)  # one at a time
-        met = [stand.peer.met() for _ in range(3)]
-        ((there, hello, _),) = [m for m in met if m[1][0] == wire.K_PREPARE]
-        over, (_, sport) = listener.accept()
+        met = [stand.peer.met() for _unused in range(3)]
+        ((there, hello, _unused),) = [m for m in met if m[1][0] == wire.K_PREPARE]
+        over, (_unused, sport) = listener.accept()
         assert sport == hello[5], "both halves are of one virtual connection"
         stand.peer.acknowledge(there, hello[2], lease_ms=20000)
         raw = read_exactly(there, wire.COMMIT_SIZE)
@@ -592,7 +592,7 @@ def test_a_lease_in_use_is_renewed_by_proving_the_admission_again(stand, shim):
 
 
 def test_a_renewal_that_the_overlay_refuses_ends_the_lease(stand, shim):
-    with overlay_listener(stand) as (_, port):
+    with overlay_listener(stand) as (_unused, port):
         pass
     cold(stand, shim, port=port)
     age(stand, port)
@@ -605,12 +605,12 @@ def test_a_renewal_that_the_overlay_refuses_ends_the_lease(stand, shim):
 
 @pytest.mark.parametrize("how", ["status", "close"])
 def test_a_renewal_that_the_peer_refuses_ends_the_lease(stand, shim, how):
-    with overlay_listener(stand) as (_, port):
+    with overlay_listener(stand) as (_unused, port):
         cold(stand, shim, port=port)
         age(stand, port)
         shim.connect(port)
         met = [stand.peer.met(), stand.peer.met()]
-        ((there, hello, _),) = [m for m in met if m[1][0] == wire.K_PREPARE]
+        ((there, hello, _unused),) = [m for m in met if m[1][0] == wire.K_PREPARE]
         if how == "status":
             stand.peer.acknowledge(there, hello[2], status=wire.R_NOT_LISTENING)
         else:
@@ -620,9 +620,9 @@ def test_a_renewal_that_the_peer_refuses_ends_the_lease(stand, shim, how):
 
 
 def test_a_renewal_that_nobody_answers_lets_the_lease_run_out(stand, shim):
-    with overlay_listener(stand, 0) as (_, port), contextlib.ExitStack() as stack:
+    with overlay_listener(stand, 0) as (_unused, port), contextlib.ExitStack() as stack:
         # A full backlog drops SYNs: silence, not refusal.
-        for _ in range(3):
+        for _unused in range(3):
             with inside(stand.netns):
                 filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
@@ -639,7 +639,7 @@ def test_a_renewal_that_nobody_answers_lets_the_lease_run_out(stand, shim):
 
 def test_a_live_connection_does_not_notice_the_end_of_its_lease(stand, shim):
     here, there = cold(stand, shim)
-    _, other, far, _ = warm(stand, shim)
+    _unused, other, far, _unused = warm(stand, shim)
     stand.sup.send(op="unlocate", vips=None)
     stand.sup.send(op="located", vip=PEER, found=False, reason=wire.R_NO_TRUNK)
     stand.sup.sync()

@@ -50,7 +50,7 @@ def good(stand):
     assert (record.kind, record.lport) == (wire.NAMES, app.port)
     for fd in fds:
         os.close(fd)
-    _, accepted, ours = stand.peer.cold(app)
+    _unused, accepted, ours = stand.peer.cold(app)
     ours.sendall(b"ping")
     assert read_exactly(accepted, 4) == b"ping"
 
@@ -70,7 +70,7 @@ def settle(stand) -> int:
 
 def test_welcome_says_who_we_are_what_is_overlay_and_how_long_to_wait(stand):
     made = stand.shim(greet=False)
-    data, _ = made.ask_raw(wire.message(wire.HELLO, 7, value=9))
+    data, _unused = made.ask_raw(wire.message(wire.HELLO, 7, value=9))
     record = Record(*wire.MSG.unpack_from(data))
     assert (record.kind, record.seq, record.local) == (wire.WELCOME, 7, OURS)
     assert (record.value & 0xFFFFFFFF, record.value >> 32, record.error) == (5000, 10000, 10000)
@@ -90,7 +90,7 @@ def test_a_version_that_we_do_not_speak_is_said_so(stand, version, highest):
     record = Record(*wire.MSG.unpack(made.ask_raw(bytes(raw))[0]))
     assert (record.kind, record.error, record.seq) == (wire.ERROR, errno.EPROTONOSUPPORT, 7)
     # It may try again with less.
-    data, _ = made.ask_raw(wire.message(wire.HELLO, 8, value=1))
+    data, _unused = made.ask_raw(wire.message(wire.HELLO, 8, value=1))
     assert Record(*wire.MSG.unpack_from(data)).kind == wire.WELCOME
 
 
@@ -146,7 +146,7 @@ def test_records_of_noise_never_harm_the_worker(stand, good):
     before = settle(stand)
     null = os.open("/dev/null", os.O_RDONLY)
     made = None
-    for _ in range(1500):
+    for _unused in range(1500):
         if made is None:
             made = Shim(stand)
         noise = bytearray(rng.randbytes(wire.MSG_SIZE))
@@ -155,7 +155,7 @@ def test_records_of_noise_never_harm_the_worker(stand, good):
         noise[3] = rng.choice((rng.randrange(256), rng.randrange(1, 22)))
         if rng.random() < 0.5:
             noise[52:54] = b"\x02\0"
-        fds = [rng.choice((null, made.sock.fileno())) for _ in range(rng.randrange(4))]
+        fds = [rng.choice((null, made.sock.fileno())) for _unused in range(rng.randrange(4))]
         try:
             send(made.sock, bytes(noise), *fds)
             made.sock.settimeout(0)
@@ -297,7 +297,7 @@ def test_listeners_that_are_none_are_refused(stand, good, shim):
     for number, sample in enumerate(samples):
         channel, workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with channel, workers:
-            record, _ = shim.ask(wire.LISTEN, sample.fileno(), workers.fileno(), value=5)
+            record, _unused = shim.ask(wire.LISTEN, sample.fileno(), workers.fileno(), value=5)
         assert (record.kind, record.error) == (wire.ERROR, errno.EINVAL), sample
         stand.counted("listen_refused", number + 1)
     assert settle(stand) == before, "nothing of them stays"
@@ -310,7 +310,7 @@ def test_listeners_that_are_none_are_refused(stand, good, shim):
 def test_a_listener_that_is_no_socket_costs_the_connection(stand, good, shim, what):
     before = settle(stand)
     channel, workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with odd(what) as fds, channel, workers:
+    with channel, workers, odd(what) as fds:
         shim.tell(wire.LISTEN, fds[0], workers.fileno(), value=5)
         assert shim.dropped
     shim.sock.close()
@@ -358,7 +358,7 @@ def test_more_descriptors_than_any_record_has_are_closed(stand, good, shim, numb
 def test_descriptors_beside_a_record_that_needs_none_are_closed(stand, good, shim):
     before = settle(stand)
     with odd("pipe") as fds:
-        for _ in range(10):
+        for _unused in range(10):
             assert shim.ask(wire.WHO, fds[0], cookie=1)[0].error == errno.ENOENT
     assert settle(stand) == before
 
@@ -383,7 +383,7 @@ def test_listen_twice_is_busy(stand, shim):
 
 def test_processes_that_recover_one_listener_share_its_channel(stand):
     """A router has died; three processes of one prefork server offer the same listener."""
-    shims = [stand.shim() for _ in range(3)]
+    shims = [stand.shim() for _unused in range(3)]
     app = App(stand, shims[0])
     record, fds = app.listen(wire.F_RECOVER)
     assert (record.kind, fds) == (wire.LISTENING, [])
@@ -419,7 +419,7 @@ def test_a_recovered_channel_ends_with_its_last_holder(stand, shim, monkeypatch)
     app.workers.close()
     listener = stand.worker.listeners.by_port[app.port][0]
     until(lambda: listener.shared is None, "the worker lets its copy of our end go")
-    record, _ = app_again(stand, app).listen(wire.F_RECOVER)
+    record, _unused = app_again(stand, app).listen(wire.F_RECOVER)
     assert (record.kind, record.error) == (wire.ERROR, errno.EBUSY)
     app.listener.close()
     app.channel.close()
@@ -486,7 +486,7 @@ def test_who_tells_the_names_of_listeners_and_of_connections_of_both_directions(
 
 def test_sync_is_answered_at_once_when_nothing_is_closing(stand, shim):
     began = time.monotonic()
-    for _ in range(20):
+    for _unused in range(20):
         assert shim.ask(wire.SYNC)[0].kind == wire.SYNCED
     assert time.monotonic() - began < 20 * worker.WITHDRAW_S
 
@@ -494,7 +494,7 @@ def test_sync_is_answered_at_once_when_nothing_is_closing(stand, shim):
 def test_sync_waits_until_peers_know_that_a_listener_is_closed(stand, shim, monkeypatch):
     monkeypatch.setattr(worker, "WITHDRAW_S", 5.0)
     app = stand.app(shim)
-    _, _accepted, _ours = stand.peer.cold(app)
+    _unused, _accepted, _ours = stand.peer.cold(app)
     stand.sup.heard.clear()
     app.channel.close()
     seq = shim.tell(wire.SYNC)
@@ -506,23 +506,23 @@ def test_sync_waits_until_peers_know_that_a_listener_is_closed(stand, shim, monk
     with pytest.raises(TimeoutError):
         shim.hear(0.05)
     stand.sup.send(op="answer", id=asked["id"], probe=False)
-    record, _ = shim.hear()
+    record, _unused = shim.hear()
     assert (record.kind, record.seq) == (wire.SYNCED, seq)
 
 
 def test_sync_does_not_wait_for_ever_for_a_peer_that_says_nothing(stand, shim):
     app = stand.app(shim)
-    _, _accepted, _ours = stand.peer.cold(app)
+    _unused, _accepted, _ours = stand.peer.cold(app)
     app.channel.close()
     began = time.monotonic()
-    record, _ = shim.ask(wire.SYNC)
+    record, _unused = shim.ask(wire.SYNC)
     assert record.kind == wire.SYNCED
     assert time.monotonic() - began < 5
 
 
 def test_sync_sees_an_end_that_came_before_it(stand, shim):
     """The shim closes its channel, says SYNC, and the port is free when it is answered."""
-    for _ in range(20):
+    for _unused in range(20):
         app = stand.app(shim)
         port = app.port
         app.channel.close()
@@ -538,7 +538,7 @@ def test_sync_sees_an_end_that_came_before_it(stand, shim):
 
 def test_a_dump_without_connections_does_not_ask_the_kernel(stand, shim, monkeypatch):
     app = stand.app(shim)
-    _, _accepted, _ours = stand.peer.cold(app)
+    _unused, _accepted, _ours = stand.peer.cold(app)
 
     def forbidden(_info):
         raise AssertionError("the kernel is asked")
@@ -554,7 +554,7 @@ def test_a_dump_without_connections_does_not_ask_the_kernel(stand, shim, monkeyp
 def test_a_dump_with_connections_comes_in_pieces(stand, shim, monkeypatch):
     monkeypatch.setattr(worker, "DUMP_PIECE", 2)
     app = stand.app(shim)
-    _, accepted, ours = stand.peer.cold(app)
+    _unused, accepted, ours = stand.peer.cold(app)
     kept = [accepted, ours]
     for sport in range(40000, 40004):
         kept.append(stand.peer.dial(stand.peer.hello(wire.K_DELIVER, sport, app.port)))
@@ -576,7 +576,7 @@ def test_a_dump_with_connections_comes_in_pieces(stand, shim, monkeypatch):
 
 def test_the_worker_ends_when_it_is_told_to(stand, shim):
     app = stand.app(shim)
-    _, accepted, ours = stand.peer.cold(app)
+    _unused, accepted, ours = stand.peer.cold(app)
     stand.sup.send(op="stop")
     until(lambda: not stand.worker.loop.running, "it stops")
     ours.sendall(b"live")
@@ -589,7 +589,7 @@ def test_is_reset_tells_a_reset_from_an_end():
     with socket.create_server(("127.0.0.1", 0)) as server:
         for hard in (True, False):
             client = socket.create_connection(server.getsockname())
-            other, _ = server.accept()
+            other, _unused = server.accept()
             if hard:
                 other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, listeners.RESET)
             other.close()

@@ -58,7 +58,7 @@ def test_like_the_model_around_a_clock(start, steps):
 
 def test_a_replay_is_refused_for_ever():
     made = pair(1000, 1001, 999)
-    for _ in range(3):
+    for _unused in range(3):
         assert not any(made.fresh(nonce) for nonce in (999, 1000, 1001))
     assert made.fresh(10**15)
     assert not any(made.fresh(nonce) for nonce in (999, 1000, 1001))
@@ -84,7 +84,7 @@ def test_a_hole_stays_open_while_the_window_moves_over_it():
 def test_a_location_made_later_starts_ahead_of_the_nonces_of_an_earlier_one():
     """A worker that starts anew goes on under the same key."""
     first = Location(bytes(16), True, 0)
-    used = [first.next_nonce() for _ in range(50)]
+    used = [first.next_nonce() for _unused in range(50)]
     assert used == sorted(set(used))
     import time
 
