@@ -194,8 +194,12 @@ static int cold(int fd, struct slim_slot *slot, uint64_t attempt, int flags, con
 		errno = error;
 		return result;
 	}
-	/* The overlay's own waiting, with its own time-outs and signals. */
-	if (result < 0 && REAL(connect)(fd, addr, len) < 0) {
+	/*
+	 * The overlay's own waiting, with its own time-outs and signals. A peer that
+	 * accepted and has reset already is left to the first recv: a connect that
+	 * had waited all along would have seen the handshake, not the reset.
+	 */
+	if (result < 0 && !slim_reset_after_handshake(fd) && REAL(connect)(fd, addr, len) < 0) {
 		error = errno;
 		if (error != EINTR && error != EINPROGRESS && error != EALREADY)
 			slim_resolve(fd, 0, false);

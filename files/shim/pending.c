@@ -94,6 +94,21 @@ static bool unused(int fd)
 	return info[0] == TCP_ESTABLISHED && !unsent && !in && !out;
 }
 
+/* The acknowledged SYN counts as a byte (tcp_snd_una_update, net/ipv4/tcp_input.c). */
+bool slim_reset_after_handshake(int fd)
+{
+	enum { BYTES_ACKED = 120, SIZE = 128 };
+	char info[256];
+	socklen_t len = sizeof(info);
+	uint64_t acked;
+
+	if (!(sys_poll(fd, POLLOUT, 0) & POLLERR) || sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len) < 0 ||
+	    len < SIZE)
+		return false;
+	memcpy(&acked, info + BYTES_ACKED, sizeof(acked));
+	return acked > 0;
+}
+
 /* A port that the application chose stays taken for as long as its connection lives. */
 int slim_keep_port(int fd, const struct slim_slot *slot)
 {
