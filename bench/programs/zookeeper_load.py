@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from kazoo.client import KazooClient  # type: ignore[import-not-found, unused-ignore]
+from kazoo.client import KazooClient  # type: ignore[import-not-found, unused-ignore] # only where the load runs
 
 IN_FLIGHT = 16
 VALUE = b"z" * 100

@@ -10,6 +10,7 @@ if [ -n "$newer" ]; then
 	objdump -T "$library" | grep -F "$newer" >&2
 	exit 1
 fi
+# grep's status 1 is the good case: none found
 strange=$(nm -D --defined-only "$library" | awk '{print $3}' | grep '^slim_' || true)
 if [ -n "$strange" ]; then
 	echo "$library exports $strange; only the intercepted calls may be visible" >&2

@@ -16,7 +16,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
+
 #include <sys/syscall.h>
 #include <unistd.h>
 

@@ -83,7 +83,6 @@ enum slim_state {
 
 #define SLIM_S_BOUND 1	/* bind() was called */
 #define SLIM_S_DUPPED 2 /* there are other descriptors of the same socket */
-#define SLIM_S_DEFER 4	/* TCP_DEFER_ACCEPT was asked for */
 #define SLIM_REGS 4
 
 struct slim_reg {

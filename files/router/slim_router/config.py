@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -129,8 +130,9 @@ class FleetMap:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(k for k, _unused in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        twice = next(
+            key for key, times in Counter(key for key, _value in pairs).items() if times > 1
+        )
         raise ConfigError(f"key {twice!r} appears twice in one object; keep one of them")
     return made
 

@@ -97,7 +97,7 @@ class Inbound:
         data = self.data
         for _unused in range(16):
             try:
-                fd, _peer = data._accept()  # type: ignore[attr-defined]
+                fd, _peer = data._accept()  # type: ignore[attr-defined] # as in listeners.py
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

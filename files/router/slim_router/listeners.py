@@ -178,7 +178,7 @@ class Listener:
             try:
                 # The plain call: socket.accept() would ask the kernel for the
                 # default timeout and build a second object.
-                fd, peer = self.sock._accept()  # type: ignore[attr-defined]
+                fd, peer = self.sock._accept()  # type: ignore[attr-defined] # in CPython, not in typeshed
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -44,11 +45,7 @@ class Snapshot:
 
 def available() -> bool:
     """Is prometheus_client installed?"""
-    try:
-        import prometheus_client  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("prometheus_client") is not None
 
 
 def families(shot: Snapshot) -> Iterable[Metric]:

@@ -33,6 +33,7 @@ import select
 import signal
 import socket
 import sys
+import types
 
 MESSAGE_MAX = 4096
 
@@ -55,7 +56,7 @@ def _raise_file_limit() -> None:
         pass
 
 
-def _child(module: object, fd: int, name: str) -> int:
+def _child(module: types.ModuleType, fd: int, name: str) -> int:
     """What the forked child does; returns its exit status."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Keep standard streams and the link (moved to 3); drop whatever else there is.
@@ -68,13 +69,13 @@ def _child(module: object, fd: int, name: str) -> int:
     except OSError:
         pass
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, 3)
-    return int(module.main(link) or 0)  # type: ignore[attr-defined]
+    return int(module.main(link) or 0)
 
 
 class Zygote:
     """The loop: messages of the supervisor, ends of the children."""
 
-    def __init__(self, control: socket.socket, module: object) -> None:
+    def __init__(self, control: socket.socket, module: types.ModuleType) -> None:
         self.control = control
         self.module = module
         self.children: dict[int, int] = {}  # pidfd -> pid

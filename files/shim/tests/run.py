@@ -28,9 +28,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "router"))
 sys.path.insert(0, str(HERE))
 
-from router import PEER, VIP, Echo, Router  # noqa: E402
+from router import PEER, VIP, Echo, Router  # noqa: E402 - found by the path above
 
-from slim_router import wire  # noqa: E402
+from slim_router import wire  # noqa: E402 - likewise
 
 CLONE_NEWNET = 0x40000000
 LIMIT_S = 40.0
