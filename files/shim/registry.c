@@ -16,7 +16,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -48,7 +47,6 @@ bool slim_foreign_process(void)
 
 	return owner && owner != sys_getpid();
 }
-
 
 static struct slim_slot *slot_at(int fd, bool make)
 {

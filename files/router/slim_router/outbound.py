@@ -193,14 +193,6 @@ class Outbound:
                 return port
         return 0
 
-    def _covered(self, addr: bytes) -> bool:
-        """Is it an address of the overlay?"""
-        value = int.from_bytes(addr, "big")
-        return any(
-            (value ^ int.from_bytes(prefix, "big")) >> (128 - bits) == 0
-            for prefix, bits in self.worker.prefixes
-        )
-
     def prune(self) -> None:
         """Forget what has run out."""
         now = time.monotonic()
@@ -209,7 +201,7 @@ class Outbound:
         self.not_found = {vip: word for vip, word in self.not_found.items() if word[1] > now}
 
     def _plain_reason(self, peer: bytes, pport: int, now: float) -> int:
-        if not self._covered(peer):
+        if not self.worker.covers(peer):
             return wire.R_UNKNOWN_PEER
         if peer == self.worker.vip:
             return wire.R_OWN_ADDRESS
@@ -234,7 +226,7 @@ class Outbound:
 
     def _overlay_row(self, cookie: int, peer: bytes, pport: int, reason: int, now: float) -> None:
         row = self.worker.table.rows.get(cookie)
-        if (row is not None and row.slim) or not self._covered(peer):
+        if (row is not None and row.slim) or not self.worker.covers(peer):
             return  # the cookie is what the shim says it is
         self.worker.table.add(
             cookie, Row(True, False, reason, self.worker.vip, 0, peer, pport, now)

@@ -66,10 +66,10 @@ class Worker:
             )
             for net in map(ip_network, config["overlay"])
         ]
+        self.networks = [(int.from_bytes(addr, "big"), 128 - bits) for addr, bits in self.prefixes]
         self.loop = Loop()
         self.counters: collections.Counter[str] = collections.Counter()
         self.shims: set[Shim] = set()
-        self.not_slim: set[bytes] = set()
         self.looks = 0
         self.flushing = False
         self.withdrawals: set[int] = set()  # questions behind withdrawals, unanswered
@@ -149,13 +149,12 @@ class Worker:
 
     def may_be_slim(self, addr: bytes) -> bool:
         """Could an overlay connection from *addr* be the shadow of a cold connect?"""
-        if addr == self.vip or addr in self.not_slim:
-            return False
+        return addr != self.vip and self.covers(addr)
+
+    def covers(self, addr: bytes) -> bool:
+        """Is it an address of the overlay?"""
         value = int.from_bytes(addr, "big")
-        return any(
-            (value ^ int.from_bytes(prefix, "big")) >> (128 - bits) == 0
-            for prefix, bits in self.prefixes
-        )
+        return any((value ^ network) >> shift == 0 for network, shift in self.networks)
 
     def withdraw(self, port: int) -> None:
         """We accept no more on *port*: peers with a lease must hear of it."""
@@ -257,7 +256,6 @@ class Worker:
             self.outbound.on_unlocate(
                 None if vips is None else [wire.pack_addr(vip) for vip in vips]
             )
-            self.not_slim.clear()
         elif op == "pair":
             key = bytes.fromhex(message["key"]) if message["ok"] else None
             self.inbound.on_pair(int(message["key_id"]), wire.pack_addr(message["vip"]), key)
