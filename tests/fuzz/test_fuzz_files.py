@@ -21,8 +21,7 @@ ROUTER: dict[str, Any] = {
     "metrics": "127.0.0.1:9478",
     "tls": {"ca": "/etc/slim/tls/ca.pem", "cert": "/etc/slim/tls/host.pem",
             "key": "/etc/slim/tls/host.key"},
-    "bounds": {"swap_us": 2000, "blocking_swap_us": 10000, "reply_us": 10000, "lease_s": 30,
-               "connect_s": 1},
+    "bounds": {"swap_us": 2000, "blocking_swap_us": 10000, "reply_us": 10000, "lease_s": 30},
 }  # fmt: skip
 MAP: dict[str, Any] = {
     "version": 1, "revision": 1,

@@ -30,8 +30,7 @@ VIP = "10.44.0.1"
 CONFIG = {
     "op": "config", "name": "c1", "tenant": "default", "vip": VIP, "host": "node1",
     "address": "127.0.0.1", "overlay": ["10.44.0.0/16"], "secure": "none",
-    "bounds": {"swap_us": 2000, "blocking_swap_us": 10000, "reply_us": 10000, "lease_s": 30,
-               "connect_s": 1},
+    "bounds": {"swap_us": 2000, "blocking_swap_us": 10000, "reply_us": 10000, "lease_s": 30},
 }  # fmt: skip
 CLONE_NEWNET = 0x40000000
 KINDS = range(22)

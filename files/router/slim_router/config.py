@@ -27,6 +27,9 @@ SUN_PATH_MAX = 107
 FILE_MAX = 64 * 1024 * 1024
 """Longest file that is read, bytes; 100,000 endpoints take about 12 MB."""
 
+SHIM_MAX_US = 1_000_000
+"""The shim waits no longer, whatever it is told (files/shim/control.c, BOUND_MAX_US)."""
+
 SECURE_MODES = ("none", "bpf", "kmod")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -41,19 +44,18 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Time limits. The first five are the worker's, the others the trunk's."""
+    """Time limits. The first four are the worker's, the others the trunk's."""
 
     swap_us: int = 5000  # how long a non-blocking connect may wait for its swap
     blocking_swap_us: int = 10000  # the same for a blocking connect
     reply_us: int = 20000  # how long a shim waits for any reply
     lease_s: float = 30  # how long a lease holds
-    connect_s: float = 1  # how long a host connection may take to come up
     ping_s: float = 2  # seconds between PINGs on a trunk
     ping_misses: int = 3  # unanswered PINGs that end a trunk
 
     def for_worker(self) -> dict[str, float]:
         """The part that the worker's ``config`` message carries."""
-        names = ("swap_us", "blocking_swap_us", "reply_us", "lease_s", "connect_s")
+        names = ("swap_us", "blocking_swap_us", "reply_us", "lease_s")
         return {name: getattr(self, name) for name in names}
 
 
@@ -377,11 +379,12 @@ def _bounds(value: object, where: str) -> Bounds:
     default = Bounds()
     reader = _Reader(value, where, tuple(Bounds.__dataclass_fields__))
     return Bounds(
-        swap_us=reader.number("swap_us", 0, 10_000_000, default.swap_us),
-        blocking_swap_us=reader.number("blocking_swap_us", 0, 10_000_000, default.blocking_swap_us),
-        reply_us=reader.number("reply_us", 100, 10_000_000, default.reply_us),
+        swap_us=reader.number("swap_us", 0, SHIM_MAX_US, default.swap_us),
+        blocking_swap_us=reader.number(
+            "blocking_swap_us", 0, SHIM_MAX_US, default.blocking_swap_us
+        ),
+        reply_us=reader.number("reply_us", 100, SHIM_MAX_US, default.reply_us),
         lease_s=reader.seconds("lease_s", 0.1, 3600, default.lease_s),
-        connect_s=reader.seconds("connect_s", 0.01, 60, default.connect_s),
         ping_s=reader.seconds("ping_s", 0.05, 60, default.ping_s),
         ping_misses=reader.number("ping_misses", 1, 100, default.ping_misses),
     )

@@ -30,7 +30,6 @@ ROUTER: dict[str, Any] = {
         "blocking_swap_us": 10000,
         "reply_us": 10000,
         "lease_s": 30,
-        "connect_s": 1,
     },
 }
 MAP: dict[str, Any] = {

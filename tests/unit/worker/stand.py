@@ -36,7 +36,7 @@ from slim_router.worker import Worker
 VIP, PEER, STRANGER = "10.44.0.1", "10.44.0.2", "192.0.2.9"
 OURS, THEIRS = wire.pack_addr(VIP), wire.pack_addr(PEER)
 BOUNDS = {
-    "swap_us": 5000, "blocking_swap_us": 10000, "reply_us": 10000, "lease_s": 30, "connect_s": 1,
+    "swap_us": 5000, "blocking_swap_us": 10000, "reply_us": 10000, "lease_s": 30,
 }  # fmt: skip
 PATIENCE = 10.0  # seconds that a loaded machine may take for anything
 CLONE_NEWNET = 0x40000000
