@@ -201,15 +201,12 @@ const char *conf_text(const struct sockaddr_storage *sa)
 	return out;
 }
 
-struct in_addr conf_nobody(void)
+struct in_addr conf_nobody(uint8_t which)
 {
-	const char *given = getenv("CONF_NOBODY");
 	struct in_addr ip = conf.peer;
 
-	if (given && inet_pton(AF_INET, given, &ip) == 1)
-		return ip;
 	((unsigned char *)&ip)[2] = 250;
-	((unsigned char *)&ip)[3] = 250;
+	((unsigned char *)&ip)[3] = which;
 	return ip;
 }
 

@@ -111,8 +111,12 @@ socklen_t conf_address(struct sockaddr_storage *out, struct in_addr ip, uint16_t
 bool conf_same(const struct sockaddr_storage *sa, struct in_addr ip, uint16_t port);
 uint16_t conf_port_of(const struct sockaddr_storage *sa);
 const char *conf_text(const struct sockaddr_storage *sa);
-/* An address of the overlay that nobody has (CONF_NOBODY, or PEER with .250.250). */
-struct in_addr conf_nobody(void);
+/*
+ * An address of the overlay that nobody has: PEER with .250.WHICH at its end. A program
+ * that needs the neighbour's state to itself takes a WHICH of its own: the kernel gives
+ * up on an address 3 s after the first ARP request, whoever sent that.
+ */
+struct in_addr conf_nobody(uint8_t which);
 
 int conf_socket(int flags);        /* a stream socket; flags as in socket(2)'s type */
 int conf_connect(int fd, enum conf_service service);
@@ -167,9 +171,10 @@ struct conf_result conf_result(unsigned id, double seconds);
 void conf_all_ok(unsigned id, int n);
 
 /*
- * Nobody listens on our port any more: dials are refused. A process that ended took
- * its listener along; that may be seen a moment later, and a dial in between may be
- * reset, as one that is queued when a server dies.
+ * Nobody listens on our port any more: dials are refused, and none is served. A peer
+ * may learn of it a moment later (after a process that ended, or when the machine is
+ * too busy for close() to wait for it); a dial in between may be reset, as one that is
+ * queued when a server dies.
  */
 void conf_refused_soon(uint16_t port);
 

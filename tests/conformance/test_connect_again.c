@@ -40,7 +40,7 @@ int main(int argc, char **argv)
 	close(fd);
 	conf_ok("connect as the completion check");
 
-	size = conf_address(&sa, conf_nobody(), 80);
+	size = conf_address(&sa, conf_nobody(2), 80);
 	fd = conf_socket(SOCK_NONBLOCK);
 	CHECK_ERRNO(connect(fd, (struct sockaddr *)&sa, size), EINPROGRESS);
 	CHECK_ERRNO(connect(fd, (struct sockaddr *)&sa, size), EALREADY);

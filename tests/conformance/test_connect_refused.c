@@ -29,9 +29,7 @@ int main(int argc, char **argv)
 	close(fd);
 	conf_all_ok(id, 1);
 	close(listener);
-	id = conf_dial_me(1, "name", port, 0);
-	struct conf_result r = conf_result(id, 10);
-	CHECK(r.refused == 1, "after the listener closed: ok=%d fail=%d %s", r.ok, r.fail, r.text);
+	conf_refused_soon(port);
 	conf_ok("listener gone");
 	return conf_done();
 }

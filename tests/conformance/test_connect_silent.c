@@ -13,7 +13,7 @@ int main(int argc, char **argv)
 	int fd;
 
 	conf_init(argc, argv, 40);
-	size = conf_address(&sa, conf_nobody(), 80);
+	size = conf_address(&sa, conf_nobody(1), 80);
 	for (int i = 0; i < 10; i++) {
 		fd = conf_socket(SOCK_NONBLOCK);
 		start = conf_now();

@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 	conf_join(pid);
 	conf_ok("accept: SA_RESTART goes on");
 
-	size = conf_address(&sa, conf_nobody(), 80);
+	size = conf_address(&sa, conf_nobody(3), 80);
 	fd = conf_socket(0);
 	arm(0, 100);
 	CHECK_ERRNO(connect(fd, (struct sockaddr *)&sa, size), EINTR);
