@@ -2,26 +2,29 @@
 """Prometheus metrics, served by the supervisor alone.
 
 The names are stable. prometheus_client is used where it is installed; without
-it the router works and says so once. The page is built from a snapshot that the
-supervisor makes on its own loop, so that no thread looks at live state.
+it the router works and says so once. Its server's threads ask the supervisor's
+loop for a snapshot, so that no thread looks at live state.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+import threading
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from . import log
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
     from prometheus_client.core import Metric
 
-REQUEST_MAX = 8192
 REQUEST_S = 5.0
 CLIENTS_MAX = 16
 STATES = ("up", "starting", "wait", "absent", "refused")
@@ -104,30 +107,55 @@ def families(shot: Snapshot) -> Iterable[Metric]:
     yield workers
 
 
-def render(shot: Snapshot) -> bytes:
-    """The page in Prometheus' text format. Raises ImportError without prometheus_client."""
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.registry import Collector
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_S
 
-    class Once(Collector):
-        def collect(self) -> Iterable[Metric]:
-            return families(shot)
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a scrape is no event."""
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Once())
-    return generate_latest(registry)
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], application: WSGIApplication) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._room = threading.BoundedSemaphore(CLIENTS_MAX)
+        super().__init__(address, _Handler)
+        self.socket.setblocking(False)  # a client may be gone when we accept
+        self.set_app(application)
+
+    def server_bind(self) -> None:
+        # Not the base's: it asks for the address's name, which may take a name server's time.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or a router that stops: nothing to tell."""
 
 
 class MetricsServer:
-    """A small HTTP server: GET /metrics, nothing else."""
+    """prometheus_client's page on a port: its threads serve, the router's loop answers."""
 
     def __init__(
-        self, address: tuple[str, int], snapshot: Callable[[], Awaitable[Snapshot]]
+        self, address: tuple[str, int], snapshot: Callable[[], Coroutine[Any, Any, Snapshot]]
     ) -> None:
         self.address = address
         self.snapshot = snapshot
-        self._server: asyncio.Server | None = None
-        self._clients = 0
+        self._server: _Server | None = None
 
     async def start(self) -> None:
         """Listen; a port that cannot be had is a warning, not the router's end."""
@@ -139,51 +167,32 @@ class MetricsServer:
             return
         host, port = self.address
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._server = await asyncio.start_server(
-                self._client, host, port, family=family, limit=REQUEST_MAX, reuse_address=True
-            )
+            self._server = _Server(self.address, self._application(asyncio.get_running_loop()))
         except OSError as error:
             log.warning(
                 "no-metrics", address=host, port=port, cause=error.strerror,
                 next="free the port or change metrics in router.json",
             )  # fmt: skip
+            return
+        asyncio.get_running_loop().add_reader(self._server, self._server.handle_request)
 
     async def stop(self) -> None:
         """Close."""
         if self._server is not None:
-            self._server.close()
+            asyncio.get_running_loop().remove_reader(self._server)
+            self._server.server_close()
 
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients += 1
-        try:
-            async with asyncio.timeout(REQUEST_S * 2):
-                status, body = await self._one(reader)
-                head = (
-                    f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4;"
-                    f" charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-                )
-                writer.write(head.encode() + body)
-                await writer.drain()
-        except (OSError, TimeoutError):
-            pass
-        finally:
-            self._clients -= 1
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+    def _application(self, loop: asyncio.AbstractEventLoop) -> WSGIApplication:
+        from prometheus_client import CollectorRegistry, make_wsgi_app
+        from prometheus_client.registry import Collector
 
-    async def _one(self, reader: asyncio.StreamReader) -> tuple[str, bytes]:
-        if self._clients > CLIENTS_MAX:
-            return "503 Service Unavailable", b"too many clients\n"
-        try:
-            async with asyncio.timeout(REQUEST_S):
-                head = await reader.readuntil(b"\r\n\r\n")
-        except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
-            return "400 Bad Request", b"not a request\n"
-        words = head.split(b"\r\n", 1)[0].split(b" ")
-        if len(words) != 3 or words[0] != b"GET":
-            return "405 Method Not Allowed", b"GET only\n"
-        if words[1].split(b"?")[0] not in (b"/metrics", b"/"):
-            return "404 Not Found", b"the metrics are at /metrics\n"
-        return "200 OK", render(await self.snapshot())
+        snapshot = self.snapshot
+
+        class Live(Collector):
+            def collect(self) -> Iterable[Metric]:
+                shot = asyncio.run_coroutine_threadsafe(snapshot(), loop)
+                return families(shot.result(REQUEST_S))
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(Live())
+        return make_wsgi_app(registry)
