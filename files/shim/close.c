@@ -6,6 +6,34 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+void slim_release(int fd, bool closing)
+{
+	struct slim_slot slot;
+	int saved = errno;
+
+	if (!slim_peek(fd, &slot))
+		return;
+	if (slot.state == SLIM_PENDING_COLD || slot.state == SLIM_PENDING_WARM || slot.state == SLIM_RESOLVING)
+		slim_pending_drop(fd);
+	if (slot.state == SLIM_PENDING_COLD && closing) {
+		struct slim_msg msg;
+
+		slim_message(&msg, SLIM_CANCEL);
+		msg.value = slot.attempt;
+		slim_tell(&msg);
+	}
+	/*
+	 * The worker's copy of a socket that it has just handed over may live a
+	 * moment longer than ours, and with it the place in an epoll set.
+	 */
+	for (int i = 0; closing && i < slot.nregs; i++)
+		sys_epoll_ctl(slot.regs[i].epfd, EPOLL_CTL_DEL, fd, NULL);
+	slim_clear(fd);
+	if (slot.hidden >= 0 && slot.state != SLIM_FRESH && slot.state != SLIM_PENDING_COLD)
+		slim_unhide(slot.hidden);
+	errno = saved;
+}
+
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif

@@ -183,6 +183,7 @@ static _Atomic int door_busy;
 static bool keep_door(int fd)
 {
 	int idle = 0;
+	bool kept;
 
 	if (!atomic_compare_exchange_strong(&door_busy, &idle, 1))
 		return false;
@@ -190,9 +191,9 @@ static bool keep_door(int fd)
 		slim_unhide(door);
 	door_cookie = slim_cookie(fd);
 	door = slim_hide(fd);
-	idle = door;
+	kept = door >= 0;
 	atomic_store(&door_busy, 0);
-	return idle >= 0;
+	return kept;
 }
 
 static char socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];

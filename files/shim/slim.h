@@ -119,7 +119,6 @@ bool slim_peek(int fd, struct slim_slot *out); /* without asking the kernel */
 void slim_put(int fd, const struct slim_slot *in);
 void slim_clear(int fd);
 bool slim_claim(int fd, uint8_t from, uint8_t to); /* state change by one thread */
-void slim_release(int fd, bool closing); /* drop what a slot owns, then clear it */
 int slim_highest(void);
 bool slim_foreign_process(void); /* a vfork child: the table is its parent's */
 void slim_registry_fork_child(void);
@@ -180,6 +179,9 @@ bool slim_reset_after_handshake(int fd); /* an error is pending, and it came lat
 int slim_keep_port(int fd, const struct slim_slot *slot);
 bool slim_swap(int fd, struct slim_slot *slot, int bound_us);
 void slim_pending_fork_child(void);
+
+/* --- close.c ------------------------------------------------------------------- */
+void slim_release(int fd, bool closing); /* drop what a slot owns, then clear it */
 
 /* --- listen.c ------------------------------------------------------------------ */
 bool slim_attach(int fd, int backlog, bool recover);

@@ -109,12 +109,12 @@ class Listener:
         )  # fmt: skip
         with contextlib.suppress(OSError):  # already reset by its peer
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.worker.table.add(cookie, row._replace(family=int(self.sock.family)))
         if self.queue or not self._send(message, sock):
             self.queue.append((message, sock))
             self._watch()
         else:
             sock.close()
+        self.worker.table.add(cookie, row._replace(family=int(self.sock.family)))
 
     def _send(self, message: bytes, sock: socket.socket) -> bool:
         try:

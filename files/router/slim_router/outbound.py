@@ -153,8 +153,6 @@ class Outbound:
             return
         try:
             sock.setsockopt(6, TCP_FASTOPEN_NO_COOKIE, 1)
-            # Two SYNs, three seconds: a dead host costs no more, then the overlay.
-            sock.setsockopt(6, TCP_SYNCNT, 1)
             sent = sock.sendto(record, FLAGS, location.target(family))
         except OSError:
             sent = 0
@@ -167,9 +165,7 @@ class Outbound:
             self._plain(shim, seq, cookie, peer, pport, wire.R_HOST_FAILED, now)
             return
         host = int.from_bytes(sock.getsockopt(1, 57, 8), "little")
-        # (the lease's own objects: thousands of rows need not keep copies)
-        row = Row(True, True, 0, worker.vip, sport, location.vip, lease.port, now)
-        worker.table.add(host, row)
+        # The application waits for this: what it need not wait for comes after.
         shim.reply(
             wire.MSG.pack(
                 wire.MSG_MAGIC, 1, wire.WARM, seq, 0, 0, worker.vip, peer, sport, pport,
@@ -177,7 +173,11 @@ class Outbound:
             ),
             sock.fileno(),
         )  # fmt: skip
+        # Two SYNs, three seconds: a dead host costs no more, then the overlay.
+        sock.setsockopt(6, TCP_SYNCNT, 1)
         sock.close()
+        # (the lease's own objects: thousands of rows need not keep copies)
+        worker.table.add(host, Row(True, True, 0, worker.vip, sport, location.vip, lease.port, now))
         worker.counters["connect_warm"] += 1
         if lease.until - now < lease.period / 2 and not lease.renewing:
             self._renew(lease, peer, pport)

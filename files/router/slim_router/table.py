@@ -61,7 +61,7 @@ class Table:
         if len(self.rows) > self._limit:
             # Not here: asking the kernel takes longer than whoever connects may wait.
             self._limit = 2 * len(self.rows)
-            self._soon(self.reap_in_turn)
+            self._soon(self.reap)
 
     def drop(self, cookie: int) -> Row | None:
         row = self.rows.pop(cookie, None)
@@ -74,14 +74,8 @@ class Table:
         return row
 
     def reap(self) -> None:
-        """Forget the rows whose socket is gone."""
-        if self.rows:
-            self._bury(list(self.rows), {sock.cookie for sock in self._live(False)})
-        self._limit = 2 * len(self.rows) + GROWTH
-
-    def reap_in_turn(self) -> None:
-        """The same, one piece a pass: the kernel walks all of its hash table for each,
-        which takes milliseconds, and applications wait."""
+        """Forget the rows whose socket is gone, one piece a pass: the kernel walks all of
+        its hash table for each, which takes milliseconds, and applications wait."""
         if self._reaping or not self.rows:
             return
         self._reaping = True

@@ -76,11 +76,11 @@ class Worker:
         self.waiting: list[Callable[[], None]] = []
         self.host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.endpoint_netns = netns
-        self.diag = [self._diag()]
+        self.diag = [sockdiag.open_netlink()]
         ports = (32768, 60999)
         _enter(netns)
         try:
-            self.diag.append(self._diag())
+            self.diag.append(sockdiag.open_netlink())
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
                 raw = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
                 self.netns_cookie = int.from_bytes(raw, "little")
@@ -98,10 +98,6 @@ class Worker:
         link.setblocking(False)
         self.loop.add(link.fileno(), IN, self.on_link)
         self.loop.after(PERIOD, self._look)
-
-    @staticmethod
-    def _diag() -> socket.socket:
-        return sockdiag.open_netlink()
 
     def endpoint_socket(self, family: int) -> socket.socket:
         """A new non-blocking TCP socket in the endpoint's own namespace."""
@@ -127,7 +123,7 @@ class Worker:
         ]
 
     def _look(self) -> None:
-        self.table.reap_in_turn()
+        self.table.reap()
         self.inbound.prune()
         self.outbound.prune()
         self.looks += 1

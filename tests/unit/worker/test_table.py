@@ -156,8 +156,8 @@ def test_a_look_at_the_kernel_takes_several_passes_and_spares_what_came_meanwhil
     table = Table(kernel, later.append, lambda: [kernel(False), kernel(False)])
     table.add(1, out(1001))
     table.add(2, out(1002))
-    table.reap_in_turn()
-    table.reap_in_turn()  # one is under way
+    table.reap()
+    table.reap()  # one is under way
     table.add(3, out(1003))
     while later:
         later.pop()()
@@ -172,8 +172,8 @@ def test_a_kernel_that_does_not_answer_buries_nobody():
 
     table = Table(silent)
     table.add(1, out(1001))
-    table.reap_in_turn()
-    table.reap_in_turn()
+    table.reap()
+    table.reap()
     assert set(table.rows) == {1}
 
 
