@@ -256,7 +256,7 @@ int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 	slot.generation = atomic_load(&slim_generation);
 	memcpy(slot.peer, peer, 16);
 	slot.pport = port;
-	if (reply.type == SLIM_WARM && host >= 0)
+	if (reply.type == SLIM_WARM && host >= 0 && slim_cookie(host) == reply.cookie)
 		return warm(fd, host, &slot, &reply, nonblock, addr, len, ask.cookie);
 	if (host >= 0)
 		sys_close(host);

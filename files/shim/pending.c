@@ -133,7 +133,8 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 		return false;
 	flags = sys_fcntl(fd, F_GETFL, 0);
 	/* After a fork somebody else may hold the overlay's socket: it must go on. */
-	if (flags < 0 || !unused(fd) || slim_cookie(fd) != was || slot->generation != atomic_load(&slim_generation))
+	if (flags < 0 || !unused(fd) || slim_cookie(fd) != was || slim_cookie(host) != reply.cookie ||
+	    slot->generation != atomic_load(&slim_generation))
 		goto keep;
 	slim_carry_options(fd, host, slot->options);
 	if ((sys_fcntl(host, F_GETFL, 0) ^ flags) & (O_NONBLOCK | O_ASYNC))
