@@ -116,7 +116,7 @@ static bool settled(int epfd, int fd, int64_t deadline)
 /* Settle the pending connects among the events; how many events are left. */
 static int look(int epfd, struct epoll_event *events, int count)
 {
-	int64_t deadline = slim_now_us() + slim_bound_us(false);
+	int64_t deadline = slim_deadline(false, 0);
 	struct entry *index;
 	unsigned int size = 8;
 	int kept = 0;

@@ -238,6 +238,18 @@ static enum slim_outcome resolve_warm(int fd, struct slim_slot *slot)
 	return SLIM_FELL_BACK;
 }
 
+/*
+ * Until when a connect may be looked at. Who waits for this one descriptor alone, and
+ * long enough (us; -1: for ever), is held up no more than by a blocking connect; an
+ * event loop has other things to do.
+ */
+int64_t slim_deadline(bool alone, int64_t wait_us)
+{
+	bool patient = alone && (wait_us < 0 || wait_us >= slim_bound_us(true));
+
+	return slim_now_us() + slim_bound_us(patient);
+}
+
 /* `spare`: the caller can come back to it, so that many at once share one bound. */
 enum slim_outcome slim_resolve(int fd, int64_t deadline_us, bool spare)
 {

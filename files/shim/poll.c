@@ -13,9 +13,9 @@ static bool pending(void)
 	return atomic_load_explicit(&slim_pending, memory_order_relaxed) > 0;
 }
 
-static int look(struct pollfd *fds, nfds_t count, int ready)
+static int look(struct pollfd *fds, nfds_t count, int ready, int64_t wait_us)
 {
-	int64_t deadline = slim_now_us() + slim_bound_us(false);
+	int64_t deadline = slim_deadline(count == 1, wait_us);
 
 	for (nfds_t i = 0; i < count; i++) {
 		struct slim_slot slot;
@@ -44,7 +44,7 @@ SLIM_EXPORT int poll(struct pollfd *fds, nfds_t count, int timeout)
 
 		if (got <= 0 || !pending())
 			return got;
-		got = look(fds, count, got);
+		got = look(fds, count, got, wait < 0 ? -1 : wait * 1000LL);
 		if (start) {
 			int64_t left = timeout - (slim_now_us() - start) / 1000;
 
@@ -62,7 +62,7 @@ SLIM_EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *t
 
 		if (got <= 0 || !pending())
 			return got;
-		got = look(fds, count, got);
+		got = look(fds, count, got, timeout ? timeout->tv_sec * 1000000LL + timeout->tv_nsec / 1000 : -1);
 		if (got || (timeout && !timeout->tv_sec && !timeout->tv_nsec))
 			return got;
 	}

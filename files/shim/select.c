@@ -31,9 +31,9 @@ static int take_out(fd_set *set, int fd)
 	return 1;
 }
 
-static int look(int nfds, fd_set *r, fd_set *w, fd_set *e, int ready)
+static int look(int nfds, fd_set *r, fd_set *w, fd_set *e, int ready, bool alone, int64_t wait_us)
 {
-	int64_t deadline = slim_now_us() + slim_bound_us(false);
+	int64_t deadline = slim_deadline(alone, wait_us);
 	int fd;
 
 	for (int p = 0; (fd = slim_pending_at(p)) != -2; p++)
@@ -63,6 +63,21 @@ static void keep(unsigned char *kept, size_t size, fd_set *const set[3], bool ba
 	}
 }
 
+/* Do the sets as the caller gave them name one descriptor? */
+static bool names_one(const unsigned char *kept, size_t size, fd_set *const set[3])
+{
+	int count = 0;
+
+	for (size_t at = 0; at < size && count < 2; at++) {
+		unsigned int any = 0;
+
+		for (int i = 0; i < 3; i++)
+			any |= set[i] ? kept[i * size + at] : 0U;
+		count += __builtin_popcount(any);
+	}
+	return count == 1;
+}
+
 SLIM_EXPORT int select(int nfds, fd_set *restrict r, fd_set *restrict w, fd_set *restrict e,
 		       struct timeval *restrict timeout)
 {
@@ -79,7 +94,8 @@ SLIM_EXPORT int select(int nfds, fd_set *restrict r, fd_set *restrict w, fd_set 
 		got = REAL(select)(nfds, r, w, e, timeout);
 		if (got <= 0)
 			return got;
-		got = look(nfds, r, w, e, got);
+		got = look(nfds, r, w, e, got, names_one(kept, size, set),
+			   timeout ? timeout->tv_sec * 1000000LL + timeout->tv_usec : -1);
 		/* Linux leaves what remains of the time in *timeout. */
 		if (got || (timeout && !timeout->tv_sec && !timeout->tv_usec))
 			return got;
@@ -103,7 +119,8 @@ SLIM_EXPORT int pselect(int nfds, fd_set *restrict r, fd_set *restrict w, fd_set
 		got = REAL(pselect)(nfds, r, w, e, timeout, mask);
 		if (got <= 0)
 			return got;
-		got = look(nfds, r, w, e, got);
+		got = look(nfds, r, w, e, got, names_one(kept, size, set),
+			   timeout ? timeout->tv_sec * 1000000LL + timeout->tv_nsec / 1000 : -1);
 		if (got || (timeout && !timeout->tv_sec && !timeout->tv_nsec))
 			return got;
 		keep(kept, size, set, true);

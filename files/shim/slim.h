@@ -175,6 +175,7 @@ void slim_pending_drop(int fd);
 int slim_pending_at(int index); /* fd or -1 */
 #define SLIM_PENDING_MAX 1024
 enum slim_outcome slim_resolve(int fd, int64_t deadline_us, bool spare);
+int64_t slim_deadline(bool alone, int64_t wait_us);
 bool slim_reset_after_handshake(int fd); /* an error is pending, and it came later */
 int slim_keep_port(int fd, const struct slim_slot *slot);
 bool slim_swap(int fd, struct slim_slot *slot, int bound_us);

@@ -47,7 +47,7 @@ class Bounds:
     """Time limits. The first four are the worker's, the others the trunk's."""
 
     swap_us: int = 5000  # how long a non-blocking connect may wait for its swap
-    blocking_swap_us: int = 10000  # the same for a blocking connect
+    blocking_swap_us: int = 20000  # the same for a blocking connect
     reply_us: int = 20000  # how long a shim waits for any reply
     lease_s: float = 30  # how long a lease holds
     ping_s: float = 2  # seconds between PINGs on a trunk
