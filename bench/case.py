@@ -62,6 +62,9 @@ class Case(abc.ABC):
     placements: tuple[str, ...] = ("free",)
     pairs: tuple[str, ...] = ("across",)
     modes: tuple[str, ...] = ("host", "overlay", "slim")
+    turns: int = 1
+    """How many times the usual number of rounds: for a short measurement whose figure has
+    several levels (a wake-up may or may not find its CPU idle), so that the median is one."""
     needs: tuple[str, ...] = ()
     """Executables that must be there; the case is skipped with a note otherwise."""
     overlay_by_design = False

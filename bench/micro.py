@@ -119,10 +119,11 @@ class RoundTrip(Micro):
         Metric("min_us", "shortest", "us", "lower"),
     )
     size = "32"
+    turns = 5
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
-        self.count = 10_000 if site.quick else 50_000
+        self.count = 2_000 if site.quick else 10_000
 
     def conditions(self) -> str:
         return f"{self.count} rounds, TCP_NODELAY, blocking read and write"

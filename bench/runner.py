@@ -154,13 +154,14 @@ class Runner:
                     self._error(run, mode.name, 0, str(error))
             ends = (case.site.pair.client, case.site.pair.server)
             connects = self.lab.connects(ends) if run.slim else {}
-            for number in range(1, self.rounds + 1):
+            turns = self.rounds * case.turns
+            for number in range(1, turns + 1):
                 values = {}
                 for mode in run.modes:
                     if run.alive(mode) and (sample := self._measure(run, mode, number)):
                         values[mode.name] = sample.values
                 run.rounds.append(values)
-                self.progress(f"  round {number}/{self.rounds}: {self._line(case, values)}")
+                self.progress(f"  round {number}/{turns}: {self._line(case, values)}")
             if run.slim and run.alive(SLIM):
                 if not case.overlay_by_design:
                     self._prove(run)
