@@ -13,6 +13,7 @@ from lab import congestion, deploy, inventory, mountpoints, node, process, stub,
 from lab.errors import LabError
 from lab.room import Room, prepare_pins
 from lab.state import Plan, State
+from lab.vm import guest
 
 
 def _say(text: str) -> None:
@@ -44,6 +45,8 @@ def remove(state: State) -> bool:
     left = process.end(spaces, mark)
     if left:
         raise LabError(f"processes {left} of the lab do not end; look at them and try again")
+    # By their pid files, where the plan with the mark could not be read.
+    guest.end_all(state)
     for pin in pins:
         # Until it is no mount point any more: a killed `up` may have pinned twice.
         while process.identity(pin) is not None and pin.stat().st_dev not in plain:
@@ -73,21 +76,28 @@ def build(state: State, plan: Plan) -> None:
     if remove(state):
         _say("removed the lab that was there")
     plan.run = uuid.uuid4().hex
-    mountpoints.claim(state.name)
-    state.create(plan)
-    prepare_pins(state)
-    for host in plan.nodes:
-        node.create_node(state, host)
-    underlay.create(state, plan)
-    for endpoint in plan.endpoints:
-        node.create_endpoint(state, endpoint)
+    if plan.kind == "vm":
+        state.create(plan)
+        guest.start_all(state, plan)
+    else:
+        mountpoints.claim(state.name)
+        state.create(plan)
+        prepare_pins(state)
+        for host in plan.nodes:
+            node.create_node(state, host)
+        underlay.create(state, plan)
+        for endpoint in plan.endpoints:
+            node.create_endpoint(state, endpoint)
     inventory.write(state, plan)
     _say(
         f"{plan.hosts} nodes, {len(plan.endpoints)} endpoints "
         f"after {time.monotonic() - started:.1f} s"
     )
-    rooms = [Room(state, host.name) for host in plan.nodes]
-    rooms += [Room(state, endpoint.name) for endpoint in plan.endpoints]
+    # Virtual machines have cubic as their kernel's default.
+    rooms = []
+    if plan.kind == "netns":
+        rooms += [Room(state, host.name) for host in plan.nodes]
+        rooms += [Room(state, endpoint.name) for endpoint in plan.endpoints]
     for room in rooms[: plan.hosts]:
         # The hosts' own routes first: the routers' connections follow them.
         congestion.set_on(room)

@@ -8,9 +8,10 @@ import json
 import signal
 import sys
 
-from lab import builder, push, status
+from lab import builder, names, push, status
 from lab.errors import LabError, Refused
 from lab.state import Plan, State
+from lab.vm import fleet, guest, layout
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,6 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--endpoints-per-host", type=int, default=1)
     up.add_argument("--rtt-us", type=int, default=0)
     up.add_argument("--secure", default="none", choices=("none", "bpf", "kmod"))
+    up.add_argument("--kernel", choices=tuple(layout.KERNELS))
+    # More words for the kernels' command line, such as slub_debug=FZPU.
+    up.add_argument("--append", default="")
     # For tests of the lab itself: an overlay without the product.
     up.add_argument("--no-deploy", action="store_true")
     # For molecule, which runs the playbooks itself: not even that overlay.
@@ -34,20 +38,43 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("down")
     pushing = verbs.add_parser("push")
     pushing.add_argument("paths", nargs="+", metavar="PATH")
+    rebooting = verbs.add_parser("reboot")
+    rebooting.add_argument("node", metavar="NODE")
+    rebooting.add_argument("--kernel", choices=tuple(layout.KERNELS))
     showing = verbs.add_parser("status")
     showing.add_argument("--json", action="store_true")
     return parser
 
 
+def _check_secure(options: argparse.Namespace) -> None:
+    """Refuse what cannot work, or is not there."""
+    if options.secure == "none":
+        return
+    if options.kind != "vm":
+        raise Refused(f"--secure {options.secure} needs a kernel of the lab's own; add --kind vm")
+    needed = {"kmod": "roles/slim_kmod/tasks/main.yml", "bpf": "files/bpf/slim.bpf.o"}
+    if not (names.CHECKOUT / needed[options.secure]).exists():
+        raise Refused(
+            f"--secure {options.secure} is not built yet ({needed[options.secure]} is missing); "
+            "use --secure none"
+        )
+
+
 def _plan(options: argparse.Namespace) -> Plan:
-    if options.kind != "netns":
-        raise Refused("--kind vm is not built yet; use --kind netns")
-    if options.secure != "none":
-        raise Refused(f"--secure {options.secure} is not built yet; use --secure none")
+    _check_secure(options)
+    if options.kind == "vm":
+        fleet.check(options.hosts)
+        if options.no_deploy:
+            raise Refused("--no-deploy is for --kind netns; use --bare")
+    elif options.kernel or options.append:
+        raise Refused("--kernel and --append are for --kind vm: namespaces share this kernel")
     # One second keeps every frame of a full link inside the relay's queue.
     if not 0 <= options.rtt_us <= 1_000_000:
         raise Refused(f"--rtt-us {options.rtt_us}: choose 0 to 1000000 microseconds")
     plan = Plan(
+        kind=options.kind,
+        kernel=(options.kernel or layout.DEFAULT_KERNEL) if options.kind == "vm" else "",
+        append=options.append,
         hosts=options.hosts,
         endpoints_per_host=options.endpoints_per_host,
         rtt_us=options.rtt_us,
@@ -77,6 +104,12 @@ def run(arguments: list[str]) -> None:
         for path in options.paths:
             push.check(path)
         push.push(state, state.load(), options.paths)
+    elif options.verb == "reboot":
+        plan = state.load()
+        plan.node(options.node)
+        if plan.kind != "vm":
+            raise Refused("reboot: only virtual machines can be rebooted; use up --kind vm")
+        guest.reboot(state, plan, options.node, options.kernel)
     else:
         plan = state.load()
         if plan.phase != "up":
@@ -84,7 +117,7 @@ def run(arguments: list[str]) -> None:
                 "the lab is not complete: an `up` is at work, failed or was killed; "
                 "tools/slimlab up builds it anew"
             )
-        facts = status.collect(state, plan)
+        facts = (fleet if plan.kind == "vm" else status).collect(state, plan)
         print(json.dumps(facts) if options.json else status.render(facts))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from lab import names
 from lab.room import Room
-from lab.state import Plan, State
+from lab.state import Node, Plan, State
+from lab.vm import fleet
 
 KEEPER = Path(__file__).with_name("keeper.py")
 
@@ -40,7 +41,7 @@ def describe(state: State, plan: Plan) -> dict[str, Any]:
     hosts: dict[str, Any] = {}
     for node in plan.nodes:
         hosts[node.name] = {
-            "ansible_shell_executable": str(_write_shell(state, node.name)),
+            **(fleet.connection(state, node) if plan.kind == "vm" else _connection(state, node)),
             "slim_host_address": node.address,
             "slim_endpoints": [
                 {
@@ -58,21 +59,33 @@ def describe(state: State, plan: Plan) -> dict[str, Any]:
         "slim_hosts": {
             "hosts": hosts,
             "vars": {
-                "ansible_connection": "local",
-                "ansible_python_interpreter": venv_python(),
-                "ansible_become": False,
-                "ansible_remote_tmp": str(state.scratch / "ansible-tmp"),
+                **(fleet.variables(plan) if plan.kind == "vm" else _variables(state)),
                 "slim_overlay_networks": [names.OVERLAY_NETWORK],
                 "slim_fallback_provider": "vxlan",
-                "slim_service_manager": "keeper",
-                "slim_router_keeper_command": f"{venv_python()} {KEEPER}",
-                "slim_router_manage_packages": False,
-                "slim_router_python": venv_python(),
-                "slim_router_slimctl_link": False,
                 # The lab's only wires are inside this machine.
                 "slim_allow_plaintext": True,
             },
         }
+    }
+
+
+def _connection(state: State, node: Node) -> dict[str, Any]:
+    """How Ansible gets into one namespace node."""
+    return {"ansible_shell_executable": str(_write_shell(state, node.name))}
+
+
+def _variables(state: State) -> dict[str, Any]:
+    """What is special about namespace nodes: no connection, no service manager, our Python."""
+    return {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": venv_python(),
+        "ansible_become": False,
+        "ansible_remote_tmp": str(state.scratch / "ansible-tmp"),
+        "slim_service_manager": "keeper",
+        "slim_router_keeper_command": f"{venv_python()} {KEEPER}",
+        "slim_router_manage_packages": False,
+        "slim_router_python": venv_python(),
+        "slim_router_slimctl_link": False,
     }
 
 

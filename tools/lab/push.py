@@ -10,6 +10,7 @@ from lab import names
 from lab.errors import LabError, Refused
 from lab.room import Room
 from lab.state import Plan, State
+from lab.vm import guest
 
 
 def check(path: str) -> Path:
@@ -30,10 +31,10 @@ def own_to_nodes(path: Path) -> bool:
 def push(state: State, plan: Plan, paths: list[str]) -> None:
     """See to it that every node has each path: namespace nodes see the machine's files.
 
-    Only what lies below a directory that nodes have for themselves is copied.
+    There only what lies below a directory that nodes have for themselves is copied.
     """
     for path in [check(path) for path in paths]:
-        if not own_to_nodes(path.resolve()):
+        if plan.kind == "netns" and not own_to_nodes(path.resolve()):
             continue
         name = str(path).lstrip("/")
         packed = subprocess.run(
@@ -42,8 +43,12 @@ def push(state: State, plan: Plan, paths: list[str]) -> None:
         if packed.returncode != 0:
             raise LabError(f"push: {path}: {packed.stderr.decode().strip()}")
         for host in plan.nodes:
+            if plan.kind == "vm":
+                words = guest.host(state, host.name).command("tar -C / -xf -")
+            else:
+                words = [*Room(state, host.name).enter(), "tar", "-C", "/", "-xf", "-"]
             done = subprocess.run(
-                [*Room(state, host.name).enter(), "tar", "-C", "/", "-xf", "-"],
+                words,
                 input=packed.stdout,
                 capture_output=True,
                 check=False,

@@ -53,11 +53,16 @@ class Node:
 class Plan:
     """What the lab is to be, and how far it has come."""
 
+    #: "netns" or "vm".
+    kind: str = "netns"
     hosts: int = 2
     endpoints_per_host: int = 1
     #: Round-trip time added between hosts, in microseconds.
     rtt_us: int = 0
     secure: str = "none"
+    #: Of virtual machines: which kernel, and what its command line says beside ours.
+    kernel: str = ""
+    append: str = ""
     deploy: bool = True
     #: Leave out the overlay too: somebody else will run site.yml.
     bare: bool = False

@@ -82,7 +82,8 @@ def render(facts: dict[str, Any]) -> str:
     ]
     for node in facts["nodes"]:
         router = f"router {node['router']}" if node["router"] else "no router"
-        lines.append(f"{node['name']}  {node['address']}  {router}")
+        kernel = f"  kernel {node['kernel']}" if "kernel" in node else ""
+        lines.append(f"{node['name']}  {node['address']}  {router}{kernel}")
         lines += [
             f"  {end['name']}  {end['vip']}  tenant {end['tenant']}"
             for end in facts["endpoints"]

@@ -4,6 +4,7 @@
 # when it is ready already.
 #
 #   bootstrap lab          what `slimlab up` needs
+#   bootstrap vm           and what its virtual machines need
 #   bootstrap demo         and the programs that demo, bench and integration tests run
 #   bootstrap test         and the tools of `tools/test`
 #
@@ -18,6 +19,8 @@ CACHE=$CHECKOUT/.cache
 # One list per purpose; package names are the same on Debian and Ubuntu.
 PACKAGES_LAB=(ca-certificates ethtool gcc iproute2 libc6-dev make mount musl-tools procps
     python3 python3-venv util-linux)
+PACKAGES_VM=(cpio debian-archive-keyring debootstrap e2fsprogs kmod openssh-client
+    qemu-system-x86 qemu-utils xz-utils)
 # What demo, bench and integration tests run is written down beside the bench.
 mapfile -t PACKAGES_DEMO < <(grep -E '^[a-z0-9]' "$CHECKOUT/bench/packages.txt")
 PACKAGES_TEST=(git nftables openssl shellcheck)
@@ -141,6 +144,7 @@ bootstrap() {
     local packages=("${PACKAGES_LAB[@]}")
     case $purpose in
     lab) ;;
+    vm) packages+=("${PACKAGES_VM[@]}") ;;
     demo) packages+=("${PACKAGES_DEMO[@]}") ;;
     test) packages+=("${PACKAGES_DEMO[@]}" "${PACKAGES_TEST[@]}") ;;
     *) die "bootstrap: no purpose '$purpose'" ;;
