@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's cloud kernels and their headers, unpacked below `.cache/guest`.
+
+Packages come from `apt-get download` and are unpacked by `dpkg-deb -x`, so
+that the host stays as it is. The headers expect to live below `/usr/src`; the
+two places where they say so are rewritten, and `make -C KDIR M=...` works.
+"""
+
+import fcntl
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import GuestError
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guest"
+
+# The meta packages of Debian 12 that follow each series.
+META = {"6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One unpacked kernel."""
+
+    name: str
+    """what the command line calls it: 6.1 or 6.12"""
+    release: str
+    """uname -r"""
+    root: Path
+    """where the packages are unpacked"""
+
+    @property
+    def image(self) -> Path:
+        return self.root / "boot" / f"vmlinuz-{self.release}"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "boot" / f"config-{self.release}"
+
+    @property
+    def headers(self) -> Path:
+        """KDIR for `make`."""
+        return self.root / "usr" / "src" / f"linux-headers-{self.release}"
+
+    @property
+    def modules(self) -> Path:
+        return self.root / "lib" / "modules" / self.release
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    """Run a command; its output. Raises GuestError with the command's own words."""
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise GuestError(f"{command[0]}: {error}; install what it belongs to") from error
+    if done.returncode:
+        raise GuestError(f"{' '.join(command[:3])}: {done.stderr.strip()[-400:]}; see `apt-get update`")
+    return done.stdout
+
+
+def _depends(package: str) -> list[str]:
+    return re.findall(r"^ *\|?Depends: ([^\s<]+)", _run("apt-cache", "depends", package), re.M)
+
+
+def _packages(name: str) -> tuple[str, list[str]]:
+    """The release that the meta package stands for, and the packages to unpack."""
+    image = next((one for one in _depends(META[name]) if one.startswith("linux-image-")), None)
+    if image is None:
+        raise GuestError(f"kernel {name}: apt does not know {META[name]}; run `apt-get update` on Debian 12")
+    release = image.removeprefix("linux-image-")
+    headers = f"linux-headers-{release}"
+    parts = [one for one in _depends(headers) if one.startswith(("linux-headers-", "linux-kbuild-"))]
+    return release, [image, headers, *parts]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _rewrite(kernel: Kernel) -> None:
+    """Let the headers find each other where they are."""
+    makefile = kernel.headers / "Makefile"
+    makefile.write_text(makefile.read_text().replace("include /usr/src/", f"include {kernel.root}/usr/src/"))
+    for name in ("build", "source"):
+        link = kernel.modules / name
+        if link.is_symlink():
+            target = kernel.root / str(link.readlink()).lstrip("/")
+            link.unlink()
+            link.symlink_to(target)
+    depmod = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin")
+    if depmod:
+        _run(depmod, "-b", str(kernel.root), kernel.release)
+
+
+def prepare(name: str) -> Kernel:
+    """Have a kernel and its headers, downloading them the first time."""
+    if name not in META:
+        raise GuestError(f"kernel {name}: unknown; choose one of {', '.join(META)}")
+    stamp = CACHE / f"kernel-{name}"
+    with _lock(CACHE / f"{name}.lock"):
+        if stamp.exists():
+            kernel = Kernel(name, stamp.read_text().strip(), CACHE / name)
+            if kernel.image.exists() and kernel.headers.is_dir():
+                return kernel
+        release, packages = _packages(name)
+        kernel = Kernel(name, release, CACHE / name)
+        fresh, debs = CACHE / f"{name}.new", CACHE / f"{name}.debs"
+        for directory in (fresh, debs, kernel.root):
+            shutil.rmtree(directory, ignore_errors=True)
+        fresh.mkdir()
+        debs.mkdir()
+        _run("apt-get", "download", "-qq", *packages, cwd=debs)
+        for deb in sorted(debs.glob("*.deb")):
+            _run("dpkg-deb", "-x", str(deb), str(fresh))
+        shutil.rmtree(debs)
+        fresh.rename(kernel.root)
+        _rewrite(kernel)
+        stamp.write_text(release + "\n")
+        return kernel
