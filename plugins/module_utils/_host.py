@@ -179,6 +179,42 @@ def _service(thing, facts, settings):
         )
 
 
+def _guard(thing, facts, settings):
+    """Can the kernel hold containers to their connections, as slim_secure_mode asks?"""
+    guard = facts["guard"]
+    plain = "or set slim_secure_mode: none if every program in its endpoints is trusted"
+    if settings["secure_mode"] == "bpf":
+        if "bpf" not in guard["lsm"]:
+            yield problem(
+                thing,
+                "slim_secure_mode is bpf and its kernel runs without the BPF LSM "
+                f"(/sys/kernel/security/lsm: {','.join(guard['lsm']) or 'none'})",
+                f"boot it with lsm={','.join([*guard['lsm'], 'bpf'])}, use kmod, {plain}",
+            )
+        if not guard["btf"]:
+            yield problem(
+                thing,
+                "slim_secure_mode is bpf and its kernel has no type information "
+                "(/sys/kernel/btf/vmlinux)",
+                f"boot a kernel built with CONFIG_DEBUG_INFO_BTF, use kmod, {plain}",
+            )
+    if settings["secure_mode"] == "kmod":
+        if guard["secure_boot"] and not settings["sign_key"]:
+            yield problem(
+                thing,
+                "slim_secure_mode is kmod, Secure Boot is on, and an unsigned module is refused",
+                "set slim_kmod_sign_key and slim_kmod_sign_certificate to a key that its "
+                f"firmware knows, use bpf, {plain}",
+            )
+        if facts["os_family"] not in ("debian", "redhat") and not guard["headers"]:
+            yield problem(
+                thing,
+                "slim_secure_mode is kmod, the headers of its kernel are not there and the "
+                f"package names of {facts['distribution'] or 'this system'} are not known here",
+                f"install headers, make and a C compiler there, use bpf, {plain}",
+            )
+
+
 def problems(facts, settings):
     """Why Slim cannot go onto this host.
 
@@ -186,13 +222,14 @@ def problems(facts, settings):
     :param settings: dict with name, address, trunk_port, overlay_networks,
         fallback_provider, service_manager, keeper_command, shim_build,
         controller_machine, manage_packages, own_devices, router_installed,
-        allow_plaintext, data_ports.
+        allow_plaintext, data_ports, secure_mode, sign_key.
     :returns: list of problems.
     """
     thing = f"host {settings['name']}"
     found = list(_software(thing, facts, settings))
     found += _network(thing, facts, settings)
     found += _service(thing, facts, settings)
+    found += _guard(thing, facts, settings)
     return found
 
 

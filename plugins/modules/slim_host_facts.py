@@ -209,6 +209,37 @@ def fleet_map():
         return {}
 
 
+def secure_boot():
+    """Does the firmware insist on signed kernels and modules? (efivarfs: 4 bytes of
+    attributes, then the value.)"""
+    for place in Path("/sys/firmware/efi/efivars").glob("SecureBoot-*"):
+        with contextlib.suppress(OSError):
+            return place.read_bytes()[4:5] == b"\1"
+    return False
+
+
+def number(text):
+    """An integer, or -1 for a text that is none."""
+    return int(text) if text.strip().isdigit() else -1
+
+
+def kernel_guard():
+    """What secure mode needs to know: the kernel's own means, and the module if loaded."""
+    release = os.uname().release
+    stats = dict(
+        line.split(None, 1) for line in read("/proc/slim_kmod/stats").splitlines() if " " in line
+    )
+    return {
+        "lsm": [name for name in read("/sys/kernel/security/lsm").strip().split(",") if name],
+        "btf": Path("/sys/kernel/btf/vmlinux").exists(),
+        "headers": Path(f"/lib/modules/{release}/build/Makefile").exists(),
+        "secure_boot": secure_boot(),
+        "loaded": Path("/sys/module/slim_kmod").is_dir(),
+        "srcversion": read("/sys/module/slim_kmod/srcversion").strip(),
+        "tags": number(stats.get("tags", "")),
+    }
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -247,8 +278,9 @@ def main():
         "vxlan": has_vxlan(module),
         "tools": {
             tool: shutil.which(tool) or ""
-            for tool in ("cc", "ip", "make", "musl-gcc", "nft", "nsenter")
+            for tool in ("bpftool", "cc", "dkms", "ip", "make", "musl-gcc", "nft", "nsenter")
         },
+        "guard": kernel_guard(),
         "wireguard": wireguard(),
         "map": fleet_map(),
         # Public parts only: what decides whether a certificate has to be made.

@@ -32,6 +32,15 @@ FACTS: dict[str, Any] = {
     "vxlan": True,
     "wireguard": [],
     "tools": {"cc": "", "make": ""},
+    "guard": {
+        "lsm": ["lockdown", "capability", "apparmor", "bpf"],
+        "btf": True,
+        "headers": False,
+        "secure_boot": False,
+        "loaded": False,
+        "srcversion": "",
+        "tags": -1,
+    },
 }
 SETTINGS: dict[str, Any] = {
     "name": "node1",
@@ -48,6 +57,8 @@ SETTINGS: dict[str, Any] = {
     "own_devices": ["br-slim", "vx-slim"],
     "router_installed": False,
     "allow_plaintext": False,
+    "secure_mode": "none",
+    "sign_key": "",
 }
 
 
@@ -139,3 +150,32 @@ def test_what_is_worth_a_word(facts: dict[str, Any], settings: dict[str, Any], w
     assert _host.notes(FACTS, SETTINGS) == []
     found = _host.notes({**FACTS, **facts}, {**SETTINGS, **settings})
     assert any(words in line for line in found), found
+
+
+def guard(**changes: Any) -> dict[str, Any]:
+    return {"guard": {**FACTS["guard"], **changes}}
+
+
+def test_a_kernel_that_can_guard_passes_both_secure_modes() -> None:
+    assert causes(secure_mode="bpf") == []
+    assert causes(secure_mode="kmod") == []
+
+
+def test_the_bpf_mode_needs_the_lsm_and_type_information() -> None:
+    found = causes(guard(lsm=["lockdown", "apparmor"], btf=False), secure_mode="bpf")
+    assert len(found) == 2
+    assert "lockdown,apparmor" in found[0]
+    assert "/sys/kernel/btf/vmlinux" in found[1]
+    assert causes(guard(lsm=[], btf=False), secure_mode="kmod") == []
+
+
+def test_secure_boot_needs_a_key_for_the_module() -> None:
+    assert "Secure Boot" in causes(guard(secure_boot=True), secure_mode="kmod")[0]
+    assert causes(guard(secure_boot=True), secure_mode="kmod", sign_key="/root/mok.key") == []
+    assert causes(guard(secure_boot=True), secure_mode="bpf") == []
+
+
+def test_an_unknown_system_must_bring_the_headers_itself() -> None:
+    strange = {"os_family": "other", "python": {**FACTS["python"], "missing": []}}
+    assert "headers" in causes({**strange, **guard()}, secure_mode="kmod")[0]
+    assert causes({**strange, **guard(headers=True)}, secure_mode="kmod") == []
