@@ -17,16 +17,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--kernel", required=True, choices=sorted(kernels.META))
     parser.add_argument("--init", type=Path, metavar="SCRIPT", help="run as init's child, in /test")
-    parser.add_argument("--argument", action="append", default=[], help="word for the script; repeatable")
+    parser.add_argument(
+        "--argument", action="append", default=[], help="word for the script; repeatable"
+    )
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="CPUs (default 1)")
     parser.add_argument("--mem", type=int, default=512, metavar="MB")
-    parser.add_argument("--icount", action="store_true", help="let the guest's clock count instructions")
+    parser.add_argument(
+        "--icount", action="store_true", help="let the guest's clock count instructions"
+    )
     parser.add_argument("--append", default="", help="more of the kernel's command line")
-    parser.add_argument("--load", action="append", default=[], metavar="MODULE", help="the kernel's own module, loaded")
+    parser.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="the kernel's own module, loaded",
+    )
     parser.add_argument("--deadline", type=float, default=300, metavar="SECONDS")
     parser.add_argument("--quiet", action="store_true", help="do not print the console")
-    parser.add_argument("--headers", action="store_true", help="only fetch the kernel, print KDIR, and end")
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="put below /test (directories whole)")
+    parser.add_argument(
+        "--headers", action="store_true", help="only fetch the kernel, print KDIR, and end"
+    )
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="put below /test (directories whole)"
+    )
     return parser
 
 
@@ -39,7 +53,9 @@ def main() -> int:
             return 0
         if options.init is None:
             raise GuestError("--init: missing; name the script to run")
-        archive = initramfs.build(kernel, options.init, options.argument, options.files, options.load)
+        archive = initramfs.build(
+            kernel, options.init, options.argument, options.files, options.load
+        )
         return machine.run(
             kernel,
             archive,

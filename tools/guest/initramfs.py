@@ -51,7 +51,9 @@ class Archive:
         self._inode = 0
         self._made: set[str] = set()
 
-    def _entry(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+    def _entry(
+        self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
+    ) -> None:
         self._inode += 1
         fields = (
             self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name.encode()) + 1, 0,
@@ -103,7 +105,9 @@ def _modules(kernel: Kernel, names: Iterable[str]) -> list[Path]:
     for name in names:
         entry = table.get(name.replace("-", "_"))
         if entry is None:
-            raise GuestError(f"module {name}: kernel {kernel.release} has none; is kmod (depmod) installed?")
+            raise GuestError(
+                f"module {name}: kernel {kernel.release} has none; is kmod (depmod) installed?"
+            )
         for path in (*reversed(entry[1]), entry[0]):
             full = kernel.modules / path
             if full not in order:
@@ -122,7 +126,13 @@ def _add(archive: Archive, path: Path, name: str) -> None:
         raise GuestError(f"{path}: neither a file nor a directory")
 
 
-def build(kernel: Kernel, script: Path, arguments: list[str], files: Iterable[Path], modules: Iterable[str]) -> bytes:
+def build(
+    kernel: Kernel,
+    script: Path,
+    arguments: list[str],
+    files: Iterable[Path],
+    modules: Iterable[str],
+) -> bytes:
     """The archive: busybox, an init, the script and the files below /test."""
     archive = Archive()
     for name in ("bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "test", "tmp"):

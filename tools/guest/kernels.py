@@ -59,7 +59,9 @@ def _run(*command: str, cwd: Path | None = None) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise GuestError(f"{command[0]}: {error}; install what it belongs to") from error
     if done.returncode:
-        raise GuestError(f"{' '.join(command[:3])}: {done.stderr.strip()[-400:]}; see `apt-get update`")
+        raise GuestError(
+            f"{' '.join(command[:3])}: {done.stderr.strip()[-400:]}; see `apt-get update`"
+        )
     return done.stdout
 
 
@@ -71,10 +73,14 @@ def _packages(name: str) -> tuple[str, list[str]]:
     """The release that the meta package stands for, and the packages to unpack."""
     image = next((one for one in _depends(META[name]) if one.startswith("linux-image-")), None)
     if image is None:
-        raise GuestError(f"kernel {name}: apt does not know {META[name]}; run `apt-get update` on Debian 12")
+        raise GuestError(
+            f"kernel {name}: apt does not know {META[name]}; run `apt-get update` on Debian 12"
+        )
     release = image.removeprefix("linux-image-")
     headers = f"linux-headers-{release}"
-    parts = [one for one in _depends(headers) if one.startswith(("linux-headers-", "linux-kbuild-"))]
+    parts = [
+        one for one in _depends(headers) if one.startswith(("linux-headers-", "linux-kbuild-"))
+    ]
     return release, [image, headers, *parts]
 
 
@@ -89,7 +95,9 @@ def _lock(path: Path) -> Iterator[None]:
 def _rewrite(kernel: Kernel) -> None:
     """Let the headers find each other where they are."""
     makefile = kernel.headers / "Makefile"
-    makefile.write_text(makefile.read_text().replace("include /usr/src/", f"include {kernel.root}/usr/src/"))
+    makefile.write_text(
+        makefile.read_text().replace("include /usr/src/", f"include {kernel.root}/usr/src/")
+    )
     for name in ("build", "source"):
         link = kernel.modules / name
         if link.is_symlink():

@@ -47,7 +47,11 @@ class Options:
 
 
 def _command(kernel: Kernel, initramfs: Path, options: Options) -> list[str]:
-    accel = ["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"] if options.icount else ["-accel", "tcg"]
+    accel = (
+        ["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"]
+        if options.icount
+        else ["-accel", "tcg"]
+    )
     append = f"console=ttyS0 panic=-1 oops=panic loglevel=5 {options.append}".strip()
     return [
         "qemu-system-x86_64", "-M", "pc", "-cpu", "Nehalem", *accel,
@@ -100,10 +104,15 @@ def run(kernel: Kernel, initramfs: bytes, options: Options) -> int:
             process.kill()
             process.wait()
     if console.status is None:
-        print(f"guest: {kernel.name}: no exit status within {options.deadline:.0f} s", file=sys.stderr)
+        print(
+            f"guest: {kernel.name}: no exit status within {options.deadline:.0f} s", file=sys.stderr
+        )
         return NO_END
     if console.trouble:
-        print(f"guest: {kernel.name}: the kernel complains: {console.trouble[0].strip()}", file=sys.stderr)
+        print(
+            f"guest: {kernel.name}: the kernel complains: {console.trouble[0].strip()}",
+            file=sys.stderr,
+        )
         return console.status or KERNEL_TROUBLE
     return console.status
 
