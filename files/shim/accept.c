@@ -17,19 +17,19 @@ static void fill(int fd, const struct slim_msg *msg, const struct slim_slot *lis
 	struct slim_slot slot;
 	uint64_t options = listener->options;
 
+	memset(&slot, 0, sizeof(slot));
 	/* Queued connections are set to be reset if nobody comes for them. */
 	sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
 	/* What came over the overlay has inherited them, all but the one that we set. */
 	if (msg->flags & SLIM_F_OVERLAY)
 		options &= slim_option_bit(SOL_SOCKET, SO_LINGER);
 	if (options)
-		slim_carry_options(listener->hidden, fd, options);
+		slim_carry_options(listener->hidden, fd, &slot, options);
 	if (flags & SOCK_NONBLOCK)
 		sys_fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
 	if (msg->flags & SLIM_F_OVERLAY) {
 		slim_release(fd, false);
 	} else {
-		memset(&slot, 0, sizeof(slot));
 		slot.state = SLIM_CONNECTED;
 		slot.family = listener->family;
 		slot.hidden = -1;
@@ -112,6 +112,8 @@ static int accept_any(int fd, struct sockaddr *addr, socklen_t *len, int flags, 
 			got = old ? REAL(accept)(fd, addr, len) : REAL(accept4)(fd, addr, len, flags);
 			if (got >= 0)
 				slim_release(got, false);
+			else if (known && slot.state == SLIM_CONNECTED && errno == EPERM)
+				errno = EINVAL; /* it does not listen; the tag has it its own way */
 			/* A channel that came by exec or SCM_RIGHTS is not in the table. */
 			if (got < 0 && !known && (errno == EINVAL || errno == EOPNOTSUPP) && slim_adopt(fd, &slot) &&
 			    slot.state == SLIM_LISTENER)

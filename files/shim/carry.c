@@ -12,27 +12,41 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Options worth carrying; the index is the bit in slim_slot.options. */
+/*
+ * Options worth carrying; the index is the bit in slim_slot.options. In secure mode a
+ * tagged host socket takes the short list of files/kmod/allow.h only. Of the others:
+ */
+enum secure {
+	TAKEN, /* on the list */
+	TOLD, /* a hint that no program depends on: set is answered as the overlay would, not done */
+	STAYS, /* it changes what the program receives: such a connection stays on the overlay */
+};
+
 static const struct {
 	int level, name;
+	enum secure secure;
 } carried[] = {
-	{ SOL_SOCKET, SO_KEEPALIVE }, { SOL_SOCKET, SO_RCVBUF }, { SOL_SOCKET, SO_SNDBUF },
-	{ SOL_SOCKET, SO_LINGER }, { SOL_SOCKET, SO_RCVTIMEO }, { SOL_SOCKET, SO_SNDTIMEO },
-	{ SOL_SOCKET, SO_OOBINLINE }, { IPPROTO_IP, IP_TOS }, { SOL_SOCKET, SO_PRIORITY /* which IP_TOS sets */ }, { SOL_SOCKET, SO_RCVLOWAT },
-	{ SOL_SOCKET, SO_TIMESTAMP }, { SOL_SOCKET, SO_TIMESTAMPNS }, { SOL_SOCKET, 46 /* SO_BUSY_POLL */ },
-	{ SOL_SOCKET, 47 /* SO_MAX_PACING_RATE */ }, { SOL_SOCKET, 60 /* SO_ZEROCOPY */ },
-	{ SOL_SOCKET, SO_DEBUG }, { SOL_SOCKET, SO_DONTROUTE },
-	{ IPPROTO_TCP, TCP_NODELAY }, { IPPROTO_TCP, TCP_KEEPIDLE }, { IPPROTO_TCP, TCP_KEEPINTVL },
-	{ IPPROTO_TCP, TCP_KEEPCNT }, { IPPROTO_TCP, TCP_CORK }, { IPPROTO_TCP, TCP_USER_TIMEOUT },
-	{ IPPROTO_TCP, TCP_QUICKACK }, { IPPROTO_TCP, 25 /* TCP_NOTSENT_LOWAT */ },
-	{ IPPROTO_TCP, TCP_CONGESTION }, { IPPROTO_TCP, TCP_WINDOW_CLAMP }, { IPPROTO_TCP, TCP_LINGER2 },
-	{ IPPROTO_TCP, 36 /* TCP_INQ */ }, { IPPROTO_TCP, TCP_MAXSEG },
-	{ IPPROTO_IP, IP_TTL }, { IPPROTO_IPV6, IPV6_TCLASS },
-	{ IPPROTO_IPV6, IPV6_UNICAST_HOPS }, { SOL_SOCKET, SO_REUSEADDR }, { SOL_SOCKET, 15 /* SO_REUSEPORT */ },
-	{ SOL_SOCKET, SO_BROADCAST }, { SOL_SOCKET, 49 /* SO_INCOMING_CPU */ },
-	{ SOL_SOCKET, 69 /* SO_PREFER_BUSY_POLL */ }, { IPPROTO_TCP, TCP_SYNCNT }, { IPPROTO_IP, IP_RECVERR },
-	{ IPPROTO_IPV6, IPV6_RECVERR }, { IPPROTO_IP, IP_MTU_DISCOVER }, { IPPROTO_IPV6, IPV6_MTU_DISCOVER },
-	{ IPPROTO_IP, 24 /* IP_BIND_ADDRESS_NO_PORT */ },
+	{ SOL_SOCKET, SO_KEEPALIVE, TAKEN }, { SOL_SOCKET, SO_RCVBUF, TAKEN }, { SOL_SOCKET, SO_SNDBUF, TAKEN },
+	{ SOL_SOCKET, SO_LINGER, TAKEN }, { SOL_SOCKET, SO_RCVTIMEO, TAKEN }, { SOL_SOCKET, SO_SNDTIMEO, TAKEN },
+	{ SOL_SOCKET, SO_OOBINLINE, TAKEN }, { IPPROTO_IP, IP_TOS, TOLD },
+	{ SOL_SOCKET, SO_PRIORITY /* which IP_TOS sets */, TOLD }, { SOL_SOCKET, SO_RCVLOWAT, TAKEN },
+	{ SOL_SOCKET, SO_TIMESTAMP, STAYS }, { SOL_SOCKET, SO_TIMESTAMPNS, STAYS },
+	{ SOL_SOCKET, 46 /* SO_BUSY_POLL */, TOLD }, { SOL_SOCKET, 47 /* SO_MAX_PACING_RATE */, TOLD },
+	{ SOL_SOCKET, 60 /* SO_ZEROCOPY */, STAYS }, { SOL_SOCKET, SO_DEBUG, TOLD },
+	{ SOL_SOCKET, SO_DONTROUTE, STAYS }, { IPPROTO_TCP, TCP_NODELAY, TAKEN },
+	{ IPPROTO_TCP, TCP_KEEPIDLE, TAKEN }, { IPPROTO_TCP, TCP_KEEPINTVL, TAKEN },
+	{ IPPROTO_TCP, TCP_KEEPCNT, TAKEN }, { IPPROTO_TCP, TCP_CORK, TAKEN },
+	{ IPPROTO_TCP, TCP_USER_TIMEOUT, TAKEN }, { IPPROTO_TCP, TCP_QUICKACK, TAKEN },
+	{ IPPROTO_TCP, 25 /* TCP_NOTSENT_LOWAT */, TAKEN }, { IPPROTO_TCP, TCP_CONGESTION, TOLD },
+	{ IPPROTO_TCP, TCP_WINDOW_CLAMP, TOLD }, { IPPROTO_TCP, TCP_LINGER2, TAKEN },
+	{ IPPROTO_TCP, 36 /* TCP_INQ */, STAYS }, { IPPROTO_TCP, TCP_MAXSEG, TOLD }, { IPPROTO_IP, IP_TTL, TOLD },
+	{ IPPROTO_IPV6, IPV6_TCLASS, TOLD }, { IPPROTO_IPV6, IPV6_UNICAST_HOPS, TOLD },
+	{ SOL_SOCKET, SO_REUSEADDR, TAKEN }, { SOL_SOCKET, 15 /* SO_REUSEPORT */, TAKEN },
+	{ SOL_SOCKET, SO_BROADCAST, TOLD }, { SOL_SOCKET, 49 /* SO_INCOMING_CPU */, TOLD },
+	{ SOL_SOCKET, 69 /* SO_PREFER_BUSY_POLL */, TOLD }, { IPPROTO_TCP, TCP_SYNCNT, TOLD },
+	{ IPPROTO_IP, IP_RECVERR, STAYS }, { IPPROTO_IPV6, IPV6_RECVERR, STAYS },
+	{ IPPROTO_IP, IP_MTU_DISCOVER, TOLD }, { IPPROTO_IPV6, IPV6_MTU_DISCOVER, TOLD },
+	{ IPPROTO_IP, 24 /* IP_BIND_ADDRESS_NO_PORT */, TOLD },
 };
 
 /* Of no meaning once connected: nothing to carry. */
@@ -43,8 +57,18 @@ static const struct {
 	{ IPPROTO_IP, 51 /* IP_LOCAL_PORT_RANGE */ },
 };
 
+/* Of those that are TOLD, the ones that programs read back; the index is that in slot.told. */
+static const struct {
+	int level, name;
+} told[] = {
+	{ IPPROTO_IP, IP_TOS }, { SOL_SOCKET, SO_PRIORITY }, { IPPROTO_IP, IP_TTL }, { IPPROTO_IPV6, IPV6_TCLASS },
+	{ IPPROTO_IPV6, IPV6_UNICAST_HOPS }, { SOL_SOCKET, 47 /* SO_MAX_PACING_RATE */ },
+	{ IPPROTO_IP, IP_MTU_DISCOVER }, { IPPROTO_TCP, TCP_WINDOW_CLAMP },
+};
+
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 _Static_assert(COUNT(carried) < 63, "bit 63 means: on the overlay only");
+_Static_assert(COUNT(told) == SLIM_TOLD, "slim.h has room for these");
 
 uint64_t slim_option_bit(int level, int name)
 {
@@ -58,17 +82,56 @@ uint64_t slim_option_bit(int level, int name)
 	return SLIM_OPTION_OVERLAY;
 }
 
-void slim_carry_options(int from, int to, uint64_t options)
+bool slim_stays(uint64_t options)
 {
+	if (options & SLIM_OPTION_OVERLAY)
+		return true;
+	if (!options || !slim_secure())
+		return false;
+	for (size_t i = 0; i < COUNT(carried); i++)
+		if (options & 1ULL << i && carried[i].secure == STAYS)
+			return true;
+	return false;
+}
+
+bool slim_harmless(int level, int name)
+{
+	for (size_t i = 0; i < COUNT(carried); i++)
+		if (carried[i].level == level && carried[i].name == name)
+			return carried[i].secure == TOLD;
+	return slim_option_bit(level, name) == 0;
+}
+
+int slim_told(int level, int name)
+{
+	for (size_t i = 0; i < COUNT(told); i++)
+		if (told[i].level == level && told[i].name == name)
+			return (int)i;
+	return -1;
+}
+
+void slim_carry_options(int from, int to, struct slim_slot *slot, uint64_t options)
+{
+	bool secure = slim_secure();
 	int saved = errno;
 
 	for (size_t i = 0; i < COUNT(carried); i++) {
 		char value[64];
 		socklen_t len = sizeof(value);
-		int size;
+		int size, at;
 
-		if (!(options & 1ULL << i) || sys_getsockopt(from, carried[i].level, carried[i].name, value, &len) < 0)
+		if (!(options & 1ULL << i))
 			continue;
+		at = secure && carried[i].secure == TOLD ? slim_told(carried[i].level, carried[i].name) : -1;
+		if (secure && carried[i].secure != TAKEN && at < 0)
+			continue; /* the kernel would refuse it */
+		if (sys_getsockopt(from, carried[i].level, carried[i].name, value, &len) < 0)
+			continue;
+		if (at >= 0) {
+			memcpy(&slot->told[at], value, sizeof(slot->told[at]));
+			slot->told_set |= (uint8_t)(1 << at);
+			continue;
+		}
 		if (carried[i].level == SOL_SOCKET && (carried[i].name == SO_RCVBUF || carried[i].name == SO_SNDBUF)) {
 			/* socket(7): the kernel doubles the value that it is given */
 			memcpy(&size, value, sizeof(size));
@@ -214,6 +277,8 @@ int slim_replace(int fd, int with, struct slim_slot *slot, uint64_t was)
 			other.state = slot->state;
 			other.cookie = slot->cookie;
 			other.family = slot->family;
+			memcpy(other.told, slot->told, sizeof(other.told));
+			other.told_set = slot->told_set;
 			other.hidden = slot->state == SLIM_LISTENER ? slim_hide(slot->hidden) : -1;
 			memcpy(other.local, slot->local, 16);
 			memcpy(other.peer, slot->peer, 16);

@@ -27,6 +27,7 @@ static int disconnect(int fd, struct slim_slot *slot)
 	slot->state = SLIM_FRESH;
 	slot->cookie = 0;
 	slot->hidden = -1;
+	slot->told_set = 0;
 	if (slim_replace(fd, fresh, slot, was) < 0) {
 		errno = EBADF;
 		return -1;
@@ -71,7 +72,7 @@ static bool wanted(int fd, const uint8_t peer[16], int family, const struct slim
 
 	if (slim_is_loopback(peer) || slim_is_any(peer) || !slim_covers(peer))
 		return false;
-	if (slot->options & SLIM_OPTION_OVERLAY)
+	if (slim_stays(slot->options))
 		return false;
 	/* A socket that was here before a fork may be somebody else's, too. */
 	if (slot->state == SLIM_FRESH && slot->generation != atomic_load(&slim_generation))
@@ -120,7 +121,7 @@ static int warm(int fd, int host, struct slim_slot *slot, const struct slim_msg 
 			return REAL(connect)(fd, addr, len);
 		}
 		if (slot->options)
-			slim_carry_options(fd, host, slot->options);
+			slim_carry_options(fd, host, slot, slot->options);
 		slot->state = SLIM_CONNECTED;
 		slot->hidden = slim_keep_port(fd, slot);
 		if (slim_replace(fd, host, slot, was) < 0)
@@ -134,7 +135,7 @@ static int warm(int fd, int host, struct slim_slot *slot, const struct slim_msg 
 		return REAL(connect)(fd, addr, len);
 	}
 	if (slot->options)
-		slim_carry_options(fd, host, slot->options);
+		slim_carry_options(fd, host, slot, slot->options);
 	slot->state = SLIM_PENDING_WARM;
 	if (slim_replace(fd, host, slot, was) < 0)
 		goto gone;

@@ -23,6 +23,7 @@
 #define RETRY_US 200000 /* between looks for a router that is not there */
 #define CLAIM_US 100000 /* for a message that is not answered */
 #define HUNG_US 200000 /* a worker that is silent for so long is hung: */
+#define BARRED_REST_US 10000000 /* between looks of a process that secure mode does not serve */
 #define HUNG_REST_US 2000000 /* the overlay serves, and is asked for nothing, for this long */
 #define BOUND_MAX_US 1000000 /* whatever the worker says */
 #define STALE 64 /* late answers that are skipped before we give up */
@@ -47,6 +48,8 @@ static _Atomic uint32_t uncounted; /* connects on the overlay that the worker do
 
 /* What WELCOME said. Written whole before `welcomed` is set. */
 static _Atomic int welcomed;
+static _Atomic bool secure; /* once said it stays: sockets may be tagged from then on */
+static _Atomic bool barred; /* the last greeting was answered: not you */
 static struct slim_prefix prefixes[SLIM_MAX_PREFIXES];
 static unsigned int nprefixes;
 static uint8_t vip[16];
@@ -140,9 +143,13 @@ static bool greet(int fd)
 	if (got < (ssize_t)sizeof(msg))
 		return false;
 	memcpy(&msg, raw, sizeof(msg));
+	if (msg.magic == SLIM_MAGIC && msg.type == SLIM_ERROR && msg.error == EPERM)
+		atomic_store(&barred, true);
 	if (msg.magic != SLIM_MAGIC || msg.version != SLIM_VERSION || msg.type != SLIM_WELCOME ||
 	    msg.count > SLIM_MAX_PREFIXES || got != (ssize_t)(sizeof(msg) + msg.count * sizeof(struct slim_prefix)))
 		return false;
+	if (msg.flags & SLIM_F_SECURE)
+		atomic_store(&secure, true);
 	if (!atomic_load(&welcomed)) {
 		memcpy(prefixes, raw + sizeof(msg), msg.count * sizeof(struct slim_prefix));
 		nprefixes = msg.count;
@@ -340,7 +347,9 @@ static struct control *claim(int wait_us)
 		}
 		/* One that takes the connection and does not greet holds up whoever asks. */
 		now = slim_now_us();
-		atomic_store(&not_before_us, now + (now - start < GREET_US / 2 ? RETRY_US : HUNG_REST_US));
+		atomic_store(&not_before_us, now + (atomic_exchange(&barred, false) ? BARRED_REST_US :
+						    now - start < GREET_US / 2      ? RETRY_US :
+										      HUNG_REST_US));
 	}
 	unclaim(found);
 	return NULL;
@@ -352,6 +361,11 @@ bool slim_control_fd(int fd)
 		if (controls[i].fd == fd)
 			return true;
 	return fd == door;
+}
+
+bool slim_secure(void)
+{
+	return atomic_load_explicit(&secure, memory_order_relaxed);
 }
 
 bool slim_ready(void)

@@ -120,14 +120,14 @@ bool slim_attach(int fd, int backlog, bool recover)
 	if (!slim_peek(fd, &slot))
 		memset(&slot, 0, sizeof(slot));
 	if (!tcp_listener(fd, slot.local, &slot.lport, &family) || slim_is_loopback(slot.local) ||
-	    slot.options & SLIM_OPTION_OVERLAY ||
+	    slim_stays(slot.options) ||
 	    (!slim_is_any(slot.local) && slim_ready() && !slim_on_overlay(slot.local))) {
 		errno = saved;
 		return false;
 	}
 	slot.family = (uint16_t)family;
 	slot.hidden = -1;
-	done = slim_ready() && attach(fd, fd, &slot, backlog, recover);
+	done = slim_ready() && !slim_stays(slot.options) && attach(fd, fd, &slot, backlog, recover);
 	if (!done) {
 		slot.state = SLIM_PLAIN_LISTENER;
 		slot.cookie = slim_cookie(fd);
@@ -166,20 +166,20 @@ void slim_listener_lost(int fd, struct slim_slot *slot)
 bool slim_adopt(int fd, struct slim_slot *out)
 {
 	struct slim_msg ask, reply;
-	struct sockaddr_storage name;
-	socklen_t len = sizeof(name);
-	int type = 0, given = -1, saved = errno;
+	int type = 0, domain = 0, given = -1, saved = errno;
+	socklen_t len = sizeof(domain);
 	uint64_t netns = 0;
 
-	if (sys_getsockname(fd, (struct sockaddr *)&name, &len) < 0)
+	/* (not getsockname: a tagged socket does not tell it) */
+	if (sys_getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
 		goto no;
-	if (name.ss_family == AF_UNIX) {
+	if (domain == AF_UNIX) {
 		len = sizeof(type);
 		if (sys_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET)
 			goto no;
 		if (!slim_ready())
 			goto no;
-	} else if (name.ss_family == AF_INET || name.ss_family == AF_INET6) {
+	} else if (domain == AF_INET || domain == AF_INET6) {
 		/* Most sockets are the container's own: they are done with here. */
 		len = sizeof(netns);
 		if (sys_getsockopt(fd, SOL_SOCKET, 71 /* SO_NETNS_COOKIE */, &netns, &len) < 0 ||
@@ -220,7 +220,7 @@ bool slim_adopt(int fd, struct slim_slot *out)
 		if (given >= 0)
 			sys_close(given);
 		/* an accepted host socket's own family need not be the listener's */
-		out->family = reply.family ? reply.family : name.ss_family;
+		out->family = reply.family ? reply.family : (uint16_t)domain;
 		out->state = SLIM_CONNECTED;
 	}
 	slim_put(fd, out);
@@ -237,8 +237,11 @@ SLIM_EXPORT int listen(int fd, int backlog)
 
 	if (slim_get(fd, &slot) && slot.state == SLIM_LISTENER)
 		return (int)syscall(SYS_listen, slot.hidden, backlog);
-	if (syscall(SYS_listen, fd, backlog) < 0)
+	if (syscall(SYS_listen, fd, backlog) < 0) {
+		if (errno == EPERM && slim_used(fd) && slim_get(fd, &slot) && slot.state == SLIM_CONNECTED)
+			errno = EINVAL; /* connected; a tagged socket says it its own way */
 		return -1;
+	}
 	if (!slim_foreign_process())
 		slim_attach(fd, backlog, false);
 	return 0;

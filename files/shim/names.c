@@ -2,6 +2,8 @@
 /* getsockname(), getpeername(): virtual addresses for what runs over Slim. */
 #include "slim.h"
 
+#include <netinet/tcp.h>
+
 static bool known(int fd, struct slim_slot *slot)
 {
 	return (slim_used(fd) && slim_get(fd, slot) && slot->state != SLIM_FRESH) || slim_adopt(fd, slot);
@@ -19,6 +21,26 @@ static int give(const uint8_t addr[16], uint16_t port, int family, struct sockad
 	}
 	slim_to_sockaddr(addr, port, family, out, len);
 	return 0;
+}
+
+/* Has it a peer, as inet_getname (net/ipv4/af_inet.c) sees it? */
+static bool has_peer(int fd)
+{
+	struct sockaddr_storage real;
+	char info[256];
+	socklen_t len = sizeof(real);
+
+	if (!slim_secure())
+		return sys_getpeername(fd, (struct sockaddr *)&real, &len) == 0;
+	/* A tagged socket does not tell the name, but its state, which is the first byte. */
+	len = sizeof(info);
+	if (sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len) < 0)
+		return false;
+	if (info[0] == TCP_CLOSE || info[0] == TCP_SYN_SENT) {
+		errno = ENOTCONN;
+		return false;
+	}
+	return true;
 }
 
 SLIM_EXPORT int getsockname(int fd, SLIM_ADDR addr, socklen_t *restrict len)
@@ -54,11 +76,8 @@ SLIM_EXPORT int getpeername(int fd, SLIM_ADDR addr, socklen_t *restrict len)
 				return sys_getpeername(fd, out, len);
 		}
 		if (slot.state == SLIM_CONNECTED) {
-			struct sockaddr_storage real;
-			socklen_t size = sizeof(real);
-
 			/* Shut down and gone counts as the kernel says. */
-			if (sys_getpeername(fd, (struct sockaddr *)&real, &size) < 0)
+			if (!has_peer(fd))
 				return -1;
 			return give(slot.peer, slot.pport, slot.family, out, len);
 		}

@@ -136,7 +136,7 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	if (flags < 0 || !unused(fd) || slim_cookie(fd) != was || slim_cookie(host) != reply.cookie ||
 	    slot->generation != atomic_load(&slim_generation))
 		goto keep;
-	slim_carry_options(fd, host, slot->options);
+	slim_carry_options(fd, host, slot, slot->options);
 	if ((sys_fcntl(host, F_GETFL, 0) ^ flags) & (O_NONBLOCK | O_ASYNC))
 		sys_fcntl(host, F_SETFL, flags);
 	iov.iov_base = reply.commit;

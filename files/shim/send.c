@@ -29,6 +29,14 @@ static bool opens(const struct sockaddr *addr, socklen_t len)
 	return ours;
 }
 
+/* On a connected TCP socket an address means nothing; on a tagged one it is refused. */
+static bool connected(int fd)
+{
+	struct slim_slot slot;
+
+	return slim_used(fd) && slim_secure() && slim_get(fd, &slot) && slot.state == SLIM_CONNECTED;
+}
+
 SLIM_EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, SLIM_CONST_ADDR addr, socklen_t len)
 {
 	const struct sockaddr *to = SLIM_ADDR_OF(addr);
@@ -38,6 +46,8 @@ SLIM_EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, SLI
 			return -1;
 		return REAL(sendto)(fd, data, size, flags & ~MSG_FASTOPEN, NULL, 0);
 	}
+	if (to && connected(fd))
+		return REAL(sendto)(fd, data, size, flags, NULL, 0);
 	return REAL(sendto)(fd, data, size, flags, to, len);
 }
 
@@ -51,6 +61,13 @@ SLIM_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 		rest.msg_name = NULL;
 		rest.msg_namelen = 0;
 		return REAL(sendmsg)(fd, &rest, flags & ~MSG_FASTOPEN);
+	}
+	if (msg && msg->msg_name && connected(fd)) {
+		struct msghdr rest = *msg;
+
+		rest.msg_name = NULL;
+		rest.msg_namelen = 0;
+		return REAL(sendmsg)(fd, &rest, flags);
 	}
 	return REAL(sendmsg)(fd, msg, flags);
 }

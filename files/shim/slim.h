@@ -84,6 +84,7 @@ enum slim_state {
 #define SLIM_S_BOUND 1	/* bind() was called */
 #define SLIM_S_DUPPED 2 /* there are other descriptors of the same socket */
 #define SLIM_REGS 4
+#define SLIM_TOLD 8 /* options that secure mode answers from here (carry.c) */
 
 struct slim_reg {
 	int epfd;
@@ -106,6 +107,8 @@ struct slim_slot {
 	uint64_t cookie; /* SO_COOKIE of the socket under the descriptor */
 	uint64_t attempt; /* the worker's number for a cold connect */
 	uint64_t options; /* bits of carry.c's table: options that were set */
+	int32_t told[SLIM_TOLD]; /* secure mode: what was set of the options that the kernel refuses */
+	uint8_t told_set; /* which of them */
 	uint8_t local[16];
 	uint8_t peer[16];
 	int64_t retry_us; /* next time that a plain listener asks for a channel */
@@ -147,6 +150,7 @@ bool slim_sync(int timeout_us); /* the worker has seen all that came before */
 void slim_message(struct slim_msg *msg, uint8_t type);
 void slim_control_fork_child(void);
 bool slim_control_fd(int fd);
+bool slim_secure(void); /* host sockets are tagged: the kernel refuses most options */
 
 /* --- address.c --------------------------------------------------------------- */
 bool slim_from_sockaddr(const struct sockaddr *addr, socklen_t len, uint8_t out[16], uint16_t *port);
@@ -158,7 +162,11 @@ bool slim_is_any(const uint8_t addr[16]);
 /* --- carry.c: options and descriptors, from one socket to its successor ------ */
 uint64_t slim_option_bit(int level, int name); /* 0: none of our business */
 #define SLIM_OPTION_OVERLAY (1ULL << 63) /* makes sense on the overlay only */
-void slim_carry_options(int from, int to, uint64_t options);
+bool slim_stays(uint64_t options); /* such a connection must stay on the overlay */
+bool slim_harmless(int level, int name); /* secure mode: the kernel refuses it, and nobody minds */
+int slim_told(int level, int name); /* index in slot.told, or -1 */
+/* To a host socket; what it must not be given is remembered in slot.told. */
+void slim_carry_options(int from, int to, struct slim_slot *slot, uint64_t options);
 int slim_replace(int fd, int with, struct slim_slot *slot, uint64_t was); /* keep flags, epoll sets, copies */
 void slim_saw_epoll(int epfd);
 

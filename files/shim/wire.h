@@ -45,6 +45,7 @@ enum slim_flag {
 	SLIM_F_RECOVER = 4,
 	SLIM_F_LISTENER = 8,
 	SLIM_F_OVERLAY = 16,
+	SLIM_F_SECURE = 32,
 };
 
 /* Little-endian; the library is built for little-endian machines only. */

@@ -8,7 +8,7 @@ Each endpoint has one task that walks through its states::
       +------------+-- wait <--+     (worker ended: same port, growing pauses)
 
 *absent*: nothing at the netns path. *refused*: the namespace is the host's own
-or another endpoint's. A namespace that disappears or is replaced ends the
+or another endpoint's, or secure mode cannot be kept. A namespace that disappears or is replaced ends the
 worker; the path is looked at every SCAN_S seconds.
 """
 
@@ -31,6 +31,7 @@ from .config import EndpointSpec, FleetMap, Key, RouterConfig
 from .link import Message, WorkerLink
 from .nursery import Child, Nursery, NurseryError
 from .ports import PortsError, PortTable
+from .secure import SecureError
 
 SCAN_S = 0.5
 READY_S = 10.0
@@ -73,6 +74,8 @@ class Endpoint:
         self.child: Child | None = None
         self.asked: dict[str, None] = {}  # vips whose location the worker wants, oldest first
         self.shims = Bucket(SHIM_RATE, SHIM_BURST)
+        self.barred = ""  # secure mode: a process that is refused, why, and what to do
+        self.complained = ""  # the last that was said of it in the log
         self.wake = asyncio.Event()
         self.removed = False
         self.task: asyncio.Task[None] | None = None
@@ -99,7 +102,7 @@ class Endpoint:
             "vip": self.spec.vip,
             "netns": self.spec.netns,
             "state": self.state,
-            "detail": self.detail,
+            "detail": self.detail or self.barred,
             "since_s": round(time.time() - self.since, 3),
             "data_port": self.port,
             "pid": self.child.pid if self.child else None,
@@ -164,6 +167,7 @@ class Registry:
         self.endpoints: dict[Key, Endpoint] = {}
         self.by_cookie: dict[int, Endpoint] = {}
         self.own_cookie = netns.own_cookie()
+        self.unsafe = ""  # why secure mode cannot be kept: no endpoint is served then
         self._held: set[int] = set()  # data ports that strangers hold
         self._scanner: asyncio.Task[None] | None = None
 
@@ -208,6 +212,13 @@ class Registry:
         if self.endpoints.get(ep.key) is ep:
             del self.endpoints[ep.key]
 
+    def secure(self, cause: str) -> None:
+        """Serve no endpoint while there is a *cause* not to; "" is none."""
+        if cause != self.unsafe:
+            self.unsafe = cause
+            for ep in self.endpoints.values():
+                ep.wake.set()
+
     async def stop(self) -> None:
         """Stop every worker, bounded in time."""
         if self._scanner is not None:
@@ -251,11 +262,20 @@ class Registry:
                     await ep.wake.wait()
                     continue
                 began = time.monotonic()
+                pausing = "wait"
                 try:
                     self._set(ep, "starting", ep.detail)
                     if listener is None:
                         listener = await self._listener(ep)
                     await self._serve(ep, listener, fd)
+                except SecureError as error:
+                    pausing, ep.detail = "refused", str(error)
+                    if ep.complained != ep.detail:
+                        ep.complained = ep.detail
+                        log.error(
+                            "endpoint-not-secure", endpoint=ep.spec.label, cause=error,
+                            next="its programs use the plain overlay; will try again",
+                        )  # fmt: skip
                 except (NurseryError, PortsError, OSError) as error:
                     ep.detail = str(error)
                     log.warning(
@@ -272,11 +292,11 @@ class Registry:
                     self.by_cookie.pop(ep.cookie, None)
                     ep.cookie, ep.identity = 0, None
                     os.close(fd)
-                if ep.removed or netns.identify(ep.spec.netns or "") is None:
+                if ep.removed or self.unsafe or netns.identify(ep.spec.netns or "") is None:
                     continue
                 if time.monotonic() - began > STEADY_S:
                     pause = RESPAWN_FIRST_S
-                self._set(ep, "wait", ep.detail)
+                self._set(ep, pausing, ep.detail)
                 await self._pause(ep, pause * random.uniform(0.75, 1.25))
                 pause = min(pause * 2, RESPAWN_MAX_S)
         finally:
@@ -299,6 +319,9 @@ class Registry:
         ep.identity = netns.identify(path)
         if ep.identity is None:
             self._set(ep, "absent", f"no network namespace at {path}")
+            return -1
+        if self.unsafe:
+            self._set(ep, "refused", self.unsafe)
             return -1
         try:
             fd, ep.identity = netns.open_path(path)
@@ -355,7 +378,7 @@ class Registry:
         """One worker from fork to end. Raises NurseryError, OSError."""
         ended = asyncio.Event()
         ready = asyncio.Event()
-        reason = ""
+        reason = insecure = ""
 
         def closed(why: str) -> None:
             nonlocal reason
@@ -364,8 +387,13 @@ class Registry:
             ep.wake.set()
 
         def message(what: Message) -> None:
+            nonlocal insecure
             if what.get("op") == "ready":
                 ready.set()
+                ep.wake.set()
+            elif what.get("op") == "insecure" and not ready.is_set():
+                insecure = str(what.get("cause"))
+                ended.set()
                 ep.wake.set()
             elif ep.link is link:
                 try:
@@ -395,6 +423,8 @@ class Registry:
                     await asyncio.wait_for(ep.wake.wait(), max(0.0, left))
                 except TimeoutError:
                     raise NurseryError(f"worker not ready within {READY_S:g} s") from None
+            if insecure:
+                raise SecureError(errno.EPERM, insecure)
             if ready.is_set() and not ended.is_set():
                 ep.link = link
                 self._set(ep, "up", "")
@@ -403,7 +433,8 @@ class Registry:
                 await self._watch(ep, ended)
         finally:
             was_up = ep.up
-            orderly = not ended.is_set()
+            orderly = not ended.is_set() or bool(insecure)
+            ep.barred = ""
             self._set(ep, "starting", reason)
             if orderly:
                 link.send({"op": "stop"})
@@ -423,7 +454,7 @@ class Registry:
 
     async def _watch(self, ep: Endpoint, ended: asyncio.Event) -> None:
         """Return when the worker ended, its namespace changed or it is to go."""
-        while not ended.is_set() and not ep.removed:
+        while not ended.is_set() and not ep.removed and not self.unsafe:
             ep.wake.clear()
             if netns.identify(ep.spec.netns or "") != ep.identity:
                 log.info("endpoint-netns-gone", endpoint=ep.spec.label, netns=ep.spec.netns)

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import wire
-from .listeners import EXHAUSTED, EXHAUSTED_S, HOLD_S, RECOVERED_S, Delivered, Listener, reset
+from .listeners import (
+    EXHAUSTED,
+    EXHAUSTED_S,
+    HOLD_S,
+    RECOVERED_S,
+    Delivered,
+    Listener,
+    cookie_of,
+    reset,
+)
 from .loop import HUP, IN, RDHUP, Timer
 from .peers import Pair
 from .table import Row
@@ -269,6 +278,8 @@ class Inbound:
             or time.monotonic() - listener.ours_since < RECOVERED_S
         ):
             status = wire.R_NOT_READY
+        elif self.worker.tag is not None and not self.worker.tag(sock, cookie_of(sock)):
+            status = wire.R_NOT_TAGGED
         old = self.prepared.get(key)
         if old is not None and status == wire.R_NONE:
             self._end_prepared(key, old)

@@ -103,6 +103,13 @@ class Listener:
             self.worker.count("accept_overflow")
             reset(sock)
             return
+        tag = self.worker.tag
+        if tag is not None and row.slim and not tag(sock, cookie):
+            # Its client has been told that it is connected: all that is left is a reset.
+            # The others go cold, and inbound._prepare sends those to the overlay.
+            reset(sock)
+            self.worker.withdraw(self.port)
+            return
         message = wire.MSG.pack(
             wire.MSG_MAGIC, wire.VERSION, wire.ACCEPTED, 0, flags, 0, row.dst, row.src,
             row.dport, row.sport, 0, 0, cookie, 0, wire.NO_COMMIT,

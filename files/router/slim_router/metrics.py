@@ -44,6 +44,8 @@ class Snapshot:
     events: dict[str, int]  # the supervisor's counters
     workers: list[tuple[str, str, dict[str, int]]] = field(default_factory=list)
     """(endpoint, tenant, counters)."""
+    secure: tuple[str, bool] = ("none", False)
+    """(mode, its backend is there)."""
 
 
 def available() -> bool:
@@ -64,6 +66,11 @@ def families(shot: Snapshot) -> Iterable[Metric]:
     for outcome, count in sorted(shot.reloads.items()):
         reloads.add_metric([outcome], count)
     yield reloads
+    secure = GaugeMetricFamily(
+        "slim_secure_in_force", "1 if the backend of secure mode is there.", labels=["mode"]
+    )
+    secure.add_metric([shot.secure[0]], float(shot.secure[1]))
+    yield secure
     by_state = GaugeMetricFamily("slim_endpoints", "Endpoints by state.", labels=["state"])
     for state in STATES:
         count = sum(row[2] == state for row in shot.endpoints)

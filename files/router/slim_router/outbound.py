@@ -151,6 +151,14 @@ class Outbound:
         except OSError:
             self._plain(shim, seq, cookie, peer, pport, wire.R_LIMIT, now)
             return
+        host = 0
+        if worker.tag is not None:
+            # Before the hello: the peer's application must not meet what nobody gets.
+            host = cookie_of(sock)
+            if not worker.tag(sock, host):
+                sock.close()
+                self._plain(shim, seq, cookie, peer, pport, wire.R_NOT_TAGGED, now)
+                return
         try:
             sock.setsockopt(6, TCP_FASTOPEN_NO_COOKIE, 1)
             sent = sock.sendto(record, FLAGS, location.target(family))
@@ -164,7 +172,7 @@ class Outbound:
             worker.count("connect_host_failed")
             self._plain(shim, seq, cookie, peer, pport, wire.R_HOST_FAILED, now)
             return
-        host = int.from_bytes(sock.getsockopt(1, 57, 8), "little")
+        host = host or int.from_bytes(sock.getsockopt(1, 57, 8), "little")
         # The application waits for this: what it need not wait for comes after.
         shim.reply(
             wire.MSG.pack(
@@ -414,9 +422,12 @@ class Outbound:
         )
         assert sock is not None and location is not None and location.mac is not None
         assert shim is not None and attempt.swap_seq is not None
+        cookie = cookie_of(sock)
+        if worker.tag is not None and not worker.tag(sock, cookie):
+            self._fail(attempt, wire.R_NOT_TAGGED)
+            return
         worker.loop.remove(sock.fileno())
         now = time.monotonic()
-        cookie = cookie_of(sock)
         worker.table.add(
             cookie, Row(True, True, 0, worker.vip, attempt.sport, attempt.peer, attempt.pport, now)
         )

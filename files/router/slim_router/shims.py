@@ -137,11 +137,16 @@ class Shim:
         if version > wire.VERSION or highest < wire.VERSION:
             self.reply(wire.message(wire.ERROR, seq, error=93))  # EPROTONOSUPPORT
             return
-        self.greeted = True
         worker = self.worker
+        if worker.tag is not None and not worker.may_serve(self.sock):
+            self.reply(wire.message(wire.ERROR, seq, error=1))  # EPERM: do not ask again soon
+            worker.loop.next_pass(self.close)
+            return
+        self.greeted = True
         bounds = worker.bounds
         head = wire.message(
-            wire.WELCOME, seq, local=worker.vip, count=len(worker.prefixes), error=bounds["reply_us"],
+            wire.WELCOME, seq, flags=wire.F_SECURE if worker.tag is not None else 0,
+            local=worker.vip, count=len(worker.prefixes), error=bounds["reply_us"],
             value=bounds["swap_us"] | bounds["blocking_swap_us"] << 32,
         )  # fmt: skip
         self.reply(head + b"".join(wire.PREFIX.pack(addr, bits) for addr, bits in worker.prefixes))
@@ -154,6 +159,10 @@ class Shim:
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
             sock.close()
             raise Hostile("a connection that is none")
+        if self.worker.tag is not None and not self.worker.of_endpoint(sock):
+            sock.close()
+            self.worker.count("shim_refused_namespace")
+            return
         self.worker.add_shim(sock)
 
     def sync(self, seq: int) -> None:
@@ -196,6 +205,10 @@ class Shim:
             sock.close()
             channel.close()
             raise Hostile("a channel that is none")
+        if self.worker.tag is not None and not self.worker.of_endpoint(channel):
+            sock.close()
+            channel.close()
+            raise Hostile("a channel of another namespace")
         name = sock.getsockname()
         listener = Listener(
             self.worker, sock, channel, cookie, wire.pack_addr(name[0].partition("%")[0]), name[1],

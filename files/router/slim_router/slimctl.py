@@ -100,6 +100,15 @@ def amount(count: float) -> str:
     return f"{count:.1f}T"
 
 
+def secure_line(state: dict[str, Any]) -> str:
+    """none; kmod, in force; or kmod and why it is not."""
+    if state["mode"] == "none":
+        return "none"
+    if state["in_force"]:
+        return f"{state['mode']}, in force ({state['backend']})"
+    return f"{state['mode']}, NOT IN FORCE, no endpoint is served: {state['cause']}"
+
+
 def show_status(result: dict[str, Any]) -> str:
     """The table of `status`."""
     states = ", ".join(f"{n} {s}" for s, n in sorted(result["endpoints"].items())) or "none"
@@ -109,7 +118,7 @@ def show_status(result: dict[str, Any]) -> str:
         f"map        revision {result['revision']}: {result['hosts']} hosts,"
         f" {result['fleet_endpoints']} endpoints",
         f"endpoints  {states}",
-        f"secure     {result['secure']}",
+        f"secure     {secure_line(result['secure_state'])}",
     ]
     if result["last_reload_error"]:
         lines.append(f"reload     REFUSED: {result['last_reload_error']}")

@@ -24,6 +24,7 @@ from .config import ConfigError, FleetMap, RouterConfig
 from .directory import Directory
 from .dumps import Dumps
 from .endpoints import Endpoint, Registry
+from .guard import CHECK_S, Guard
 from .link import Message
 from .metrics import MetricsServer, Snapshot
 from .nursery import Nursery, NurseryError
@@ -63,6 +64,7 @@ class Supervisor:
         self.last_reload = ""
         self.stopping = asyncio.Event()
         self.dumps = Dumps()
+        self.guard = Guard()
         self._worker_module = worker_module
         self._worker_search = worker_search
         self._scan_s = scan_s
@@ -110,7 +112,9 @@ class Supervisor:
             if self._scan_s is not None:
                 self.registry.scan_s = self._scan_s
             self.directory.registry, self.directory.trunks = self.registry, self.trunks
+            self._undo.append(self.guard.close)
             self._undo.append(self.registry.stop)
+            self.registry.secure(self.guard.use(self.config.secure))
             await self.registry.apply(self.config, self.fleet)
             self._undo.append(self.trunks.stop)
             await self.trunks.start()
@@ -130,6 +134,7 @@ class Supervisor:
         except (OSError, NurseryError, PortsError) as error:
             raise StartError(str(error)) from error
         self._spawn(self._watchdog(), "watchdog")
+        self._spawn(self._watch_secure(), "secure")
         notify.ready()
         log.info(
             "started", version=__version__, host=self.config.host, revision=self.fleet.revision,
@@ -208,6 +213,12 @@ class Supervisor:
             notify.alive()
             await asyncio.sleep(interval)
 
+    async def _watch_secure(self) -> None:
+        """Stop serving when the backend goes, begin when it comes."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            self.registry.secure(self.guard.check())
+
     # --- reload ---------------------------------------------------------------------
 
     async def _reload_logged(self) -> None:
@@ -242,7 +253,12 @@ class Supervisor:
         contexts = await asyncio.to_thread(trunk.contexts, new.tls)
         before = set(self.registry.endpoints)
         # Endpoints first: it is the step that can fail, before anything is changed.
-        await self.registry.apply(new, fleet)
+        self.registry.secure(self.guard.use(new.secure))
+        try:
+            await self.registry.apply(new, fleet)
+        except BaseException:
+            self.registry.secure(self.guard.use(self.config.secure))
+            raise
         self.directory.apply(new, fleet)
         self.trunks.apply(new, fleet, contexts)
         self.config, self.fleet = new, fleet
@@ -263,10 +279,29 @@ class Supervisor:
 
     def on_worker_message(self, endpoint: Endpoint, message: Message) -> None:
         """A worker said something."""
-        if message.get("op") == "dumped":
+        op = message.get("op")
+        if op == "dumped":
             self.dumps.on_dumped(endpoint, message)
+        elif op == "barred":
+            self._on_barred(endpoint, message)
+        elif op == "untagged":
+            log.error(
+                "socket-not-tagged", endpoint=endpoint.spec.label, cause=message["cause"],
+                next="its connections take the overlay; see slimctl status",
+            )  # fmt: skip
         else:
             self.directory.on_worker_message(endpoint, message)
+
+    @staticmethod
+    def _on_barred(endpoint: Endpoint, message: Message) -> None:
+        """A process of the container is refused by secure mode; or, without cause, has ended."""
+        who, cause, step = (str(message[name]) for name in ("who", "cause", "next"))
+        endpoint.barred = f"refused: {who} {cause}; {step}" if cause else ""
+        if cause and endpoint.complained != cause:
+            endpoint.complained = cause
+            log.error(
+                "shim-refused", endpoint=endpoint.spec.label, process=who, cause=cause, next=step
+            )
 
     def on_endpoint_changed(self, endpoint: Endpoint) -> None:
         """A worker came or went."""
@@ -307,6 +342,7 @@ class Supervisor:
             "hosts": len(self.fleet.hosts),
             "fleet_endpoints": len(self.fleet.endpoints),
             "secure": self.config.secure,
+            "secure_state": self.guard.report(),
             "reloads": dict(self.reloads),
             "last_reload_error": self.last_reload,
             "zygote": {"pid": self.nursery.pid, "starts": self.nursery.starts},
@@ -402,4 +438,5 @@ class Supervisor:
             trunks=trunks,
             events=dict(self.counters),
             workers=self._worker_counters,
+            secure=(self.guard.mode, not self.guard.cause and self.guard.mode != "none"),
         )

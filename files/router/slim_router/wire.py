@@ -25,7 +25,7 @@ CANCEL, LISTEN, LISTENING, WHO, NAMES, SYNC, SYNCED, ACCEPTED, ERROR, COMMITTED,
     11, 22
 )
 
-F_NONBLOCK, F_BOUND, F_RECOVER, F_LISTENER, F_OVERLAY = 1, 2, 4, 8, 16
+F_NONBLOCK, F_BOUND, F_RECOVER, F_LISTENER, F_OVERLAY, F_SECURE = 1, 2, 4, 8, 16, 32
 
 REASONS = {
     0: "",
@@ -40,6 +40,7 @@ REASONS = {
     9: "version",
     10: "no-router",
     11: "option",
+    12: "not-tagged",
 }
 (
     R_NONE,
@@ -54,7 +55,8 @@ REASONS = {
     R_VERSION,
     R_NO_ROUTER,
     R_OPTION,
-) = range(12)
+    R_NOT_TAGGED,
+) = range(13)
 
 ZERO16 = bytes(16)
 NO_COMMIT = bytes(24)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import Any
 
-from . import sockdiag, wire
+from . import callers, secure, sockdiag, wire
 from .inbound import Inbound
 from .listeners import Listeners
 from .loop import IN, Loop
@@ -39,6 +39,7 @@ USING_LOOKS = 4  # looks at the kernel (table.PERIOD) between words on leases in
 USING_PIECE = 1000  # vips a message
 BARRIERS = 64  # peers that a closing listener waits for
 WITHDRAW_S = 0.03  # and for how long
+UNTAGGED_S = 60.0  # between words to the supervisor on sockets that cannot be tagged
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -74,6 +75,11 @@ class Worker:
         self.flushing = False
         self.withdrawals: set[int] = set()  # questions behind withdrawals, unanswered
         self.waiting: list[Callable[[], None]] = []
+        # In secure mode: tag a host socket, whose SO_COOKIE is known, or say that it must
+        # not leave. None otherwise, which is all that the set-up path then looks at.
+        self.tag: Callable[[socket.socket, int], bool] | None = None
+        self.barred = -1  # pidfd of the refused process that the operator has been told of
+        self.untagged_said = -UNTAGGED_S
         self.host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.endpoint_netns = netns
         self.diag = [sockdiag.open_netlink()]
@@ -98,6 +104,55 @@ class Worker:
         link.setblocking(False)
         self.loop.add(link.fileno(), IN, self.on_link)
         self.loop.after(PERIOD, self._look)
+
+    # --- secure mode -----------------------------------------------------------
+    def guard(self, backend: secure.Backend) -> None:
+        """Hand no host socket over that *backend*, which is open, has not tagged."""
+
+        def tag(sock: socket.socket, cookie: int) -> bool:
+            try:
+                backend.tag(sock.fileno(), cookie)
+            except OSError as error:
+                self._untagged(error)
+                return False
+            return True
+
+        self.tag = tag
+
+    def _untagged(self, error: OSError) -> None:
+        self.count("not_tagged")
+        now = time.monotonic()
+        if now - self.untagged_said >= UNTAGGED_S:
+            self.untagged_said = now
+            self.tell(op="untagged", cause=str(error))
+
+    def may_serve(self, sock: socket.socket) -> bool:
+        """Secure mode: is the process behind *sock* one that a tag holds?"""
+        found, pidfd = callers.judge(sock, os.fstat(self.endpoint_netns).st_ino)
+        if found is None:
+            return True
+        self.count("shim_refused_capability" if found.pid else "shim_refused_unknown")
+        if self.barred >= 0 or pidfd < 0:
+            # One at a time is told of; the operator has to look at the container anyway.
+            if pidfd >= 0:
+                os.close(pidfd)
+            return False
+        self.barred = pidfd
+        self.loop.add(pidfd, IN, self._unbar)
+        self.tell(op="barred", who=found.who, cause=found.cause, next=found.step)
+        return False
+
+    def _unbar(self, _mask: int) -> None:
+        """The process that was refused has ended."""
+        self.loop.remove(self.barred)
+        os.close(self.barred)
+        self.barred = -1
+        self.tell(op="barred", who="", cause="", next="")
+
+    def of_endpoint(self, sock: socket.socket) -> bool:
+        """Was *sock* made in the endpoint's network namespace?"""
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        return int.from_bytes(raw, "little") == self.netns_cookie
 
     def endpoint_socket(self, family: int) -> socket.socket:
         """A new non-blocking TCP socket in the endpoint's own namespace."""
@@ -322,6 +377,17 @@ def main(link: socket.socket) -> int:
     if config.get("op") != "config" or len(fds) != 2:
         raise ValueError("worker: the first message is not a configuration with two descriptors")
     worker = Worker(link, config, socket.socket(fileno=fds[0]), fds[1])
+    try:
+        backend = secure.make(config["secure"])
+        if backend is not None:
+            backend.open()
+            secure.prove(
+                backend, lambda: _enter(worker.endpoint_netns), lambda: _enter(worker.host_netns)
+            )
+            worker.guard(backend)
+    except secure.SecureError as error:
+        worker.tell(op="insecure", cause=str(error))
+        return 0
     worker.tell(op="ready", pid=os.getpid())
     worker.loop.run()
     return 0

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BPF twin's side of secure mode: a pinned map of socket storage, by bpf(2).
+
+The standard library only; the layouts are those of include/uapi/linux/bpf.h. One
+update of the map is one tag: its key is a descriptor of ours, its storage belongs to
+the socket. The programs that look at it are pinned beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import platform
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+
+from . import sockdiag
+from .listeners import cookie_of
+from .secure import Revoked, SecureError
+
+DIRECTORY = "/sys/fs/bpf/slim"
+LSM_LIST = "/sys/kernel/security/lsm"
+MAPS = ("tags", "stats")
+
+SYS_BPF = {"x86_64": 321, "aarch64": 280}
+SYS_PIDFD_GETFD = 438  # the same everywhere
+BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET, BPF_OBJ_GET_INFO_BY_FD = 1, 2, 7, 15
+BPF_MAP_TYPE_SK_STORAGE = 24
+BPF_ANY, BPF_NOEXIST = 0, 1
+LIVE, REVOKED = 1, 2
+SOCK_DESTROY = 21  # include/uapi/linux/sock_diag.h
+NLM_F_REQUEST, NLM_F_ACK = 1, 4
+_DESTROY = struct.Struct("=IHHIIBBBBI2s2s16s16sIQ")  # nlmsghdr, inet_diag_req_v2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Element(ctypes.Structure):
+    """union bpf_attr of the commands on one element."""
+
+    _fields_ = (
+        ("map_fd", ctypes.c_uint32),
+        ("zero", ctypes.c_uint32),
+        ("key", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+    )
+
+
+class _Value(ctypes.Structure):
+    """What the map stores by socket; the programs have the same."""
+
+    _fields_ = (
+        ("cookie", ctypes.c_uint64),
+        ("state", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+
+
+class _Object(ctypes.Structure):
+    """union bpf_attr of BPF_OBJ_GET."""
+
+    _fields_ = (("path", ctypes.c_uint64), ("fd", ctypes.c_uint32), ("flags", ctypes.c_uint32))
+
+
+class _Info(ctypes.Structure):
+    """union bpf_attr of BPF_OBJ_GET_INFO_BY_FD."""
+
+    _fields_ = (("fd", ctypes.c_uint32), ("size", ctypes.c_uint32), ("info", ctypes.c_uint64))
+
+
+class _MapInfo(ctypes.Structure):
+    """The head of struct bpf_map_info."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+    )
+
+
+def _bpf(command: int, attr: ctypes.Structure) -> int:
+    number = SYS_BPF.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"bpf(2) is not known on {platform.machine()}")
+    result = int(_libc.syscall(number, command, ctypes.byref(attr), ctypes.sizeof(attr)))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def pinned(path: str) -> int:
+    """A descriptor of the object at *path*. Raises OSError."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(BPF_OBJ_GET, _Object(ctypes.addressof(name), 0, 0))
+
+
+class Bpf:
+    """The pinned map ``tags`` and the programs beside it."""
+
+    mode = "bpf"
+
+    def __init__(self, directory: str = "") -> None:
+        self.directory = directory or DIRECTORY
+        self._fd = -1
+        self._id = 0
+        # Held open: a link whose file is removed would otherwise be detached, and with it
+        # the rule on every socket that is out there.
+        self._links: list[int] = []
+        # Made once: a tag allocates nothing.
+        self._key, self._value = ctypes.c_int(), _Value(0, LIVE, 0)
+        self._attr = _Element(
+            0, 0, ctypes.addressof(self._key), ctypes.addressof(self._value), BPF_NOEXIST
+        )
+        self._size = ctypes.sizeof(self._attr)
+        self._attr_at = ctypes.byref(self._attr)
+        self._number = SYS_BPF.get(platform.machine(), -1)
+
+    def _failed(self, what: str, error: OSError) -> SecureError:
+        path = f"{self.directory}/{what}" if what else self.directory
+        if error.errno == errno.ENOENT:
+            cause, step = "not there", "load the programs (role slim_kmod, slim_secure_mode: bpf)"
+        elif error.errno in (errno.EPERM, errno.EACCES):
+            cause = "bpf(2) is not permitted"
+            step = "give the router CAP_SYS_ADMIN and, in its unit, SystemCallFilter=bpf"
+        else:
+            cause, step = error.strerror or str(error), "load the programs of this release"
+        return SecureError(error.errno, f"secure mode bpf: {path}: {cause}; {step}")
+
+    def open(self) -> None:
+        self._check_lsm()
+        try:
+            fd = pinned(f"{self.directory}/tags")
+        except OSError as error:
+            raise self._failed("tags", error) from error
+        try:
+            found = self._check_map(fd)
+            links = self._open_links()
+        except BaseException:
+            os.close(fd)
+            raise
+        self.close()
+        self._fd, self._id, self._links = fd, found, links
+        self._attr.map_fd = fd
+
+    @staticmethod
+    def _check_lsm() -> None:
+        try:
+            with open(LSM_LIST, encoding="ascii") as file:
+                listed = file.read().strip()
+        except OSError:
+            return  # securityfs is not to be seen from here: prove() tells
+        if "bpf" not in listed.split(","):
+            raise SecureError(
+                errno.EOPNOTSUPP,
+                f"secure mode bpf: {LSM_LIST}: {listed or 'empty'}: the kernel runs no BPF LSM"
+                f" programs; add lsm={listed},bpf to its command line, or use kmod",
+            )
+
+    def _check_map(self, fd: int) -> int:
+        info = _MapInfo()
+        try:
+            _bpf(
+                BPF_OBJ_GET_INFO_BY_FD,
+                _Info(fd, ctypes.sizeof(info), ctypes.addressof(info)),
+            )
+        except OSError as error:
+            raise self._failed("tags", error) from error
+        if (info.type, info.key_size, info.value_size) != (
+            BPF_MAP_TYPE_SK_STORAGE, 4, ctypes.sizeof(_Value),
+        ):  # fmt: skip
+            raise SecureError(
+                errno.EPROTO,
+                f"secure mode bpf: {self.directory}/tags: map type {info.type}, key {info.key_size},"
+                f" value {info.value_size} bytes: not ours; load the programs of this release",
+            )
+        return int(info.id)
+
+    def _open_links(self) -> list[int]:
+        found: list[int] = []
+        try:
+            for name in sorted(os.listdir(self.directory)):
+                if name not in MAPS:
+                    found.append(pinned(f"{self.directory}/{name}"))
+        except OSError as error:
+            for fd in found:
+                os.close(fd)
+            raise self._failed("", error) from error
+        if not found:
+            raise SecureError(
+                errno.ENOENT,
+                f"secure mode bpf: {self.directory}: a map without programs; load them"
+                " (role slim_kmod, slim_secure_mode: bpf)",
+            )
+        return found
+
+    def identity(self) -> str:
+        """The number of the map that is pinned now."""
+        try:
+            fd = pinned(f"{self.directory}/tags")
+        except OSError as error:
+            raise self._failed("tags", error) from error
+        try:
+            return f"map {self._check_map(fd)}"
+        finally:
+            os.close(fd)
+
+    def tag(self, fd: int, cookie: int) -> None:
+        self._key.value = fd
+        self._value.cookie = cookie
+        if _libc.syscall(self._number, BPF_MAP_UPDATE_ELEM, self._attr_at, self._size) == 0:
+            return
+        code = ctypes.get_errno()
+        # Never over an older one: a revoked socket must not come to life again.
+        if code == errno.EEXIST and self.state(fd) == LIVE:
+            return
+        raise OSError(code, f"socket storage: {os.strerror(code)}")
+
+    def state(self, fd: int) -> int:
+        """LIVE, REVOKED, or 0 for a socket without a tag. Raises OSError."""
+        key, value = ctypes.c_int(fd), _Value()
+        attr = _Element(self._fd, 0, ctypes.addressof(key), ctypes.addressof(value), 0)
+        try:
+            _bpf(BPF_MAP_LOOKUP_ELEM, attr)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return 0
+            raise
+        return int(value.state)
+
+    def revoke(self, cookies: Iterable[int]) -> Revoked:
+        """Mark and destroy. Storage is reached by a descriptor only: one is borrowed from a
+        holder. What nobody holds openly (queued in a Unix socket) is destroyed unmarked."""
+        wanted = set(cookies)
+        with contextlib.closing(sockdiag.open_netlink()) as nl:
+            socks = [
+                (family, sock)
+                for family in (socket.AF_INET, socket.AF_INET6)
+                for sock in sockdiag.dump(nl, family)
+                if sock.cookie in wanted
+            ]
+            unmarked = {sock.inode: sock.cookie for _family, sock in socks}
+            for pid, number, inode in holders(set(unmarked)):
+                if inode in unmarked and self._mark(pid, number, unmarked[inode]):
+                    del unmarked[inode]
+            for family, sock in socks:
+                destroy(nl, family, sock)
+        return Revoked(len(wanted), [(cookie, 0) for cookie in unmarked.values()])
+
+    def _mark(self, pid: int, number: int, cookie: int) -> bool:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            fd = int(_libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0))
+        finally:
+            os.close(pidfd)
+        if fd < 0:
+            return False
+        with socket.socket(fileno=fd) as sock:
+            if cookie_of(sock) != cookie or self.state(fd) == 0:
+                return False
+            key, value = ctypes.c_int(fd), _Value(cookie, REVOKED, 0)
+            _bpf(
+                BPF_MAP_UPDATE_ELEM,
+                _Element(self._fd, 0, ctypes.addressof(key), ctypes.addressof(value), BPF_ANY),
+            )
+        return True
+
+    def close(self) -> None:
+        for fd in (self._fd, *self._links):
+            if fd >= 0:
+                os.close(fd)
+        self._fd, self._links = -1, []
+        self._attr.map_fd = 0xFFFFFFFF
+
+
+def holders(inodes: set[int]) -> Iterator[tuple[int, int, int]]:
+    """(pid, descriptor, inode) of who holds one of these sockets."""
+    if not inodes:
+        return
+    names = {f"socket:[{inode}]": inode for inode in inodes}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        directory = f"/proc/{pid}/fd"
+        with contextlib.suppress(OSError):
+            for number in os.listdir(directory):
+                with contextlib.suppress(OSError):
+                    inode = names.get(os.readlink(f"{directory}/{number}"))
+                    if inode is not None:
+                        yield int(pid), int(number), inode
+
+
+def destroy(nl: socket.socket, family: int, sock: sockdiag.Sock) -> None:
+    """Reset one connection (SOCK_DESTROY); one that has ended already is none."""
+    addresses = [
+        raw[12:] + bytes(12) if family == socket.AF_INET else raw for raw in (sock.src, sock.dst)
+    ]
+    nl.send(
+        _DESTROY.pack(
+            _DESTROY.size, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 0, 0, family,
+            socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF, sock.sport.to_bytes(2, "big"),
+            sock.dport.to_bytes(2, "big"), *addresses, 0, sock.cookie,
+        )
+    )  # fmt: skip
+    answer = nl.recv(4096)
+    code = -struct.unpack_from("=i", answer, 16)[0]
+    if code not in (0, errno.ENOENT):
+        raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")
