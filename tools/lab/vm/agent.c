@@ -31,7 +31,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef STATE
 #define STATE "/run/lab"
+#endif
 #define ID_MAX 32
 /* How long `kill` waits for a command that is being started, in units of 10 ms. */
 #define START_WAIT 500

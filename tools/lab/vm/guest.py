@@ -40,6 +40,8 @@ IPv6AcceptRA=no
 NETWORK
 ip link set eth0 address "$mac"
 networkctl reload
+# The journal goes on below the machine-id that was written.
+systemctl restart systemd-journald.service
 shift 3
 for endpoint; do
     echo "lab-endpoint@$endpoint.service"

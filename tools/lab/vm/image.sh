@@ -54,7 +54,7 @@ chroot "$root" dpkg-query -W >"$target/packages"
 
 say "configuring"
 cp -a "$here/rootfs/." "$root/"
-chown -R 0:0 "$root/etc/systemd" "$root/etc/ssh" "$root/etc/fstab"
+chown -R 0:0 "$root/etc/systemd" "$root/etc/ssh"
 rm -f "$root"/etc/ssh/ssh_host_*
 install -m 0600 "$target/host_key" "$root/etc/ssh/ssh_host_ed25519_key"
 install -m 0644 "$target/host_key.pub" "$root/etc/ssh/ssh_host_ed25519_key.pub"
@@ -64,6 +64,8 @@ install -D -m 0755 "$target/agent" "$root/usr/local/lib/lab/agent"
 echo node >"$root/etc/hostname"
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts"
 : >"$root/etc/resolv.conf"
+# The initrd has mounted the disk already; systemd need not wait for it.
+: >"$root/etc/fstab"
 : >"$root/etc/machine-id"
 rm -f "$root/var/lib/dbus/machine-id" "$root/usr/sbin/policy-rc.d"
 mkdir -p "$root/var/log/journal"
@@ -71,7 +73,9 @@ chroot "$root" usermod -s /bin/sh root
 # Nobody waits for these, and in an emulator they take seconds.
 chroot "$root" systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer getty@tty1.service \
-    serial-getty@ttyS0.service systemd-logind.service
+    serial-getty@ttyS0.service systemd-logind.service systemd-update-utmp.service \
+    systemd-update-utmp-runlevel.service systemd-pstore.service modprobe@efi_pstore.service
+chroot "$root" systemctl -q set-default multi-user.target
 chroot "$root" systemctl -q disable haproxy.service memcached.service nginx.service \
     redis-server.service nftables.service ssh.socket 2>/dev/null || true
 chroot "$root" systemctl -q enable systemd-networkd.service ssh.service
