@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Every difference between kernels that the module meets, and nothing else.
+ * SLIM_HAS_* come from Kbuild, which asks the kernel's headers.
+ */
+#ifndef SLIM_COMPAT_H
+#define SLIM_COMPAT_H
+
+#include <linux/ftrace.h>
+#include <linux/net.h>
+#include <linux/ptrace.h>
+
+#if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS) || !defined(CONFIG_KPROBES)
+#error "slim_kmod needs CONFIG_DYNAMIC_FTRACE_WITH_ARGS and CONFIG_KPROBES"
+#endif
+
+/*
+ * Arguments and instruction pointer of a hooked call. The accessors came in
+ * 6.2; before them x86 keeps a struct pt_regs in the structure (5.11).
+ */
+#ifdef ftrace_regs_get_argument
+#define slim_argument(fregs, n)	ftrace_regs_get_argument(fregs, n)
+#define slim_redirect(fregs, to) \
+	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)(to))
+#else
+#define slim_argument(fregs, n)	regs_get_kernel_argument(&(fregs)->regs, n)
+#define slim_redirect(fregs, to) \
+	instruction_pointer_set(&(fregs)->regs, (unsigned long)(to))
+#endif
+
+/* accept() takes one structure since 6.10; the module never looks into it. */
+#ifdef SLIM_HAS_ACCEPT_ARG
+#define SLIM_ACCEPT_ARGS	struct proto_accept_arg *arg
+#else
+#define SLIM_ACCEPT_ARGS	int flags, bool kern
+#endif
+
+#endif

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The end of a tag's connection, in this order:
+ *
+ * 1. Mark every socket of the request revoked: its operations answer
+ *    ECONNABORTED from now on, whoever calls, for as long as it exists.
+ * 2. Abort the TCP connections: the peers see a reset, sleepers wake up, and
+ *    leave through slim_end() of ops.c with ECONNABORTED.
+ * 3. Have every process close its descriptors, and walk again until the
+ *    sockets are released. What a stopped task holds, or what waits inside a
+ *    Unix socket, is left, dead as it is; it is counted, and looked for again
+ *    from time to time, until it is gone.
+ *
+ * tcp_abort() takes the socket's lock, and a process may sit on that for as
+ * long as it likes: it sends from memory that a file system of its own has to
+ * bring. So each abort has a worker, and we wait for it no longer than
+ * SLIM_ABORT_LIMIT; nobody can hold up the revocation of others.
+ */
+#include <linux/delay.h>
+#include <linux/jiffies.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+
+#include "slim.h"
+
+#define SLIM_ABORT_LIMIT	(HZ / 2)
+#define SLIM_CLOSE_LIMIT	(HZ / 10)
+#define SLIM_WALK_LIMIT		HZ
+/* Walks that find nothing new before what is left is called a leftover. */
+#define SLIM_IDLE_WALKS		5
+/* Between later looks at leftovers: from and up to. */
+#define SLIM_SWEEP_FIRST	HZ
+#define SLIM_SWEEP_LAST		(30 * HZ)
+
+/* One revocation at a time: a walk serves every socket that is revoked. */
+static DEFINE_MUTEX(slim_revoking);
+
+static atomic_t slim_aborting = ATOMIC_INIT(0);
+static DECLARE_WAIT_QUEUE_HEAD(slim_aborted);
+
+static void slim_sweep(struct work_struct *work);
+static DECLARE_DELAYED_WORK(slim_sweeper, slim_sweep);
+static unsigned long slim_sweep_delay;
+
+void slim_abort_work(struct work_struct *work)
+{
+	struct slim_tag *tag = container_of(work, struct slim_tag, abort);
+	struct sock *sk = tag->sk;
+
+	tcp_abort(sk, ECONNABORTED);
+	/*
+	 * tcp_abort() says nothing to the waiters of a connection that was
+	 * closed already.
+	 */
+	read_lock_bh(&sk->sk_callback_lock);
+	if (sk->sk_socket) {
+		WRITE_ONCE(sk->sk_err, ECONNABORTED);
+		sk_error_report(sk);
+	}
+	read_unlock_bh(&sk->sk_callback_lock);
+	if (atomic_dec_and_test(&slim_aborting) || waitqueue_active(&slim_aborted))
+		wake_up_all(&slim_aborted);
+	/* The tag goes with the socket. */
+	sock_put(sk);
+}
+
+static void slim_abort_all(struct list_head *batch)
+{
+	int before = atomic_read(&slim_aborting);
+	struct slim_tag *tag;
+
+	list_for_each_entry(tag, batch, batch) {
+		sock_hold(tag->sk);
+		atomic_inc(&slim_aborting);
+		if (!queue_work(slim_workers, &tag->abort)) {
+			atomic_dec(&slim_aborting);
+			sock_put(tag->sk);
+		}
+	}
+	if (!wait_event_timeout(slim_aborted, atomic_read(&slim_aborting) <= before,
+				SLIM_ABORT_LIMIT))
+		pr_warn_ratelimited("some connections are held locked by their users; they are aborted when they let go\n");
+}
+
+/* Sockets of the batch that somebody but the writer still has. */
+static unsigned int slim_batch_held(const struct list_head *batch)
+{
+	struct slim_tag *tag;
+	unsigned int held = 0;
+
+	list_for_each_entry(tag, batch, batch)
+		if (READ_ONCE(tag->sk->sk_socket) && !READ_ONCE(tag->kept))
+			held++;
+	return held;
+}
+
+static unsigned int slim_remove(const struct list_head *batch)
+{
+	unsigned long end = jiffies + SLIM_WALK_LIMIT;
+	unsigned int idle = 0, before, queued, held;
+
+	for (;;) {
+		before = slim_walk_pending();
+		slim_walk_close(&queued);
+		if (queued) {
+			idle = 0;
+			slim_walk_wait(before, SLIM_CLOSE_LIMIT);
+		}
+		held = slim_batch_held(batch);
+		if (!held || idle >= SLIM_IDLE_WALKS || time_after(jiffies, end))
+			return held;
+		if (!queued)
+			msleep(1U << idle++);
+	}
+}
+
+static void slim_sweep(struct work_struct *work)
+{
+	unsigned int queued;
+
+	mutex_lock(&slim_revoking);
+	if (slim_tags_held()) {
+		slim_walk_close(&queued);
+		slim_sweep_delay = min_t(unsigned long, slim_sweep_delay * 2, SLIM_SWEEP_LAST);
+		queue_delayed_work(slim_workers, &slim_sweeper, slim_sweep_delay);
+	}
+	mutex_unlock(&slim_revoking);
+}
+
+/*
+ * Revoke the sockets of these cookies; those that nobody knows are passed
+ * over, and those that were revoked before are walked for once more. Returns
+ * how many were known.
+ */
+unsigned int slim_revoke(const u64 *cookies, size_t count)
+{
+	unsigned int known = 0, held = 0;
+	struct slim_tag *tag, *next;
+	LIST_HEAD(batch);
+	LIST_HEAD(again);
+	bool fresh;
+	size_t i;
+
+	mutex_lock(&slim_revoking);
+	for (i = 0; i < count; i++) {
+		tag = slim_tag_revoke(cookies[i], &fresh);
+		if (!tag)
+			continue;
+		known++;
+		if (!list_empty(&tag->batch)) {
+			/* Named twice in one request. */
+			sock_put(tag->sk);
+			continue;
+		}
+		list_add_tail(&tag->batch, fresh ? &batch : &again);
+		if (fresh)
+			atomic64_inc(&slim_stats.revoked);
+	}
+	slim_abort_all(&batch);
+	list_splice_tail(&again, &batch);
+	if (!list_empty(&batch)) {
+		/* Let epoll waiters fetch the event before the file goes. */
+		usleep_range(500, 1000);
+		held = slim_remove(&batch);
+	}
+	list_for_each_entry_safe(tag, next, &batch, batch) {
+		list_del_init(&tag->batch);
+		WRITE_ONCE(tag->kept, false);
+		sock_put(tag->sk);
+	}
+	if (held) {
+		atomic64_add(held, &slim_stats.leftovers);
+		pr_notice_ratelimited("%u of %u revoked sockets are still held (stopped task, or queued in a socket); they are dead, their descriptors go when they can\n",
+				      held, known);
+		slim_sweep_delay = SLIM_SWEEP_FIRST;
+		mod_delayed_work(slim_workers, &slim_sweeper, slim_sweep_delay);
+	}
+	mutex_unlock(&slim_revoking);
+	return known;
+}
+
+void slim_revoke_exit(void)
+{
+	cancel_delayed_work_sync(&slim_sweeper);
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Finding the descriptors of tagged sockets in every process, and having each
+ * process close its own.
+ *
+ * A slot is never cleared from outside: a task whose table is not shared uses
+ * its files without a reference. So the task itself does it, on its way to
+ * user space, by task_work; TWA_SIGNAL takes it out of an interruptible sleep.
+ * A stopped or frozen one does it as the first thing when it goes on.
+ *
+ * tasklist_lock is not exported, so the walk goes under RCU and may miss a
+ * task that is being forked while it passes. revoke.c walks again until nobody
+ * holds the socket.
+ */
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/module.h>
+#include <linux/pid.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/static_call.h>
+#include <linux/task_work.h>
+#include <linux/wait.h>
+
+#include "slim.h"
+
+/* A task that is to close its own slots, until it has. */
+struct slim_closer {
+	struct callback_head work;
+	struct list_head node;
+	const struct task_struct *task;	/* alive: its death runs the work */
+};
+
+static LIST_HEAD(slim_closers);
+static DEFINE_SPINLOCK(slim_closers_lock);
+static unsigned int slim_closers_count;
+static DECLARE_WAIT_QUEUE_HEAD(slim_closers_gone);
+
+/* task_work_add() is exported by some distributions only. */
+typedef int slim_task_work_add_fn(struct task_struct *task, struct callback_head *work,
+				  enum task_work_notify_mode mode);
+DEFINE_STATIC_CALL_RET0(slim_task_work_add, slim_task_work_add_fn);
+
+int slim_walk_init(void)
+{
+	void *address = slim_symbol("task_work_add");
+
+	if (!address) {
+		pr_err("task_work_add is not to be found; not loaded\n");
+		return -ENOENT;
+	}
+	static_call_update(slim_task_work_add, (slim_task_work_add_fn *)address);
+	return 0;
+}
+
+static struct socket *slim_tagged_socket(struct file *file)
+{
+	struct socket *sock;
+
+	if (!S_ISSOCK(file_inode(file)->i_mode))
+		return NULL;
+	sock = sock_from_file(file);
+	return sock && slim_is_tagged(sock->sk) ? sock : NULL;
+}
+
+/* iterate_fd() calls it under the table's lock. */
+static int slim_match_revoked(const void *data, struct file *file, unsigned int fd)
+{
+	struct socket *sock = slim_tagged_socket(file);
+
+	return sock && slim_is_revoked(sock);
+}
+
+static bool slim_holds_revoked(struct task_struct *task)
+{
+	bool found = false;
+
+	task_lock(task);
+	if (task->files)
+		found = iterate_fd(task->files, 0, slim_match_revoked, NULL);
+	task_unlock(task);
+	return found;
+}
+
+/*
+ * Take the slot of a revoked socket out of our own table, which close_fd()
+ * would do by number: another thread may have put another file there since.
+ */
+static int slim_take_slot(const void *data, struct file *file, unsigned int fd)
+{
+	struct files_struct *files = current->files;
+	struct fdtable *table;
+
+	if (!slim_match_revoked(NULL, file, fd))
+		return 0;
+	table = files_fdtable(files);
+	rcu_assign_pointer(table->fd[fd], NULL);
+	__clear_bit(fd, table->open_fds);
+	__clear_bit(fd / BITS_PER_LONG, table->full_fds_bits);
+	if (fd < files->next_fd)
+		files->next_fd = fd;
+	*(struct file **)data = file;
+	return fd + 1;
+}
+
+static void slim_close_own(void)
+{
+	struct files_struct *files = current->files;
+	struct file *file;
+	int fd = 0;
+
+	/* A dying task has let go of its table, or is about to. */
+	while (files && (fd = iterate_fd(files, fd, slim_take_slot, &file)) > 0) {
+		filp_close(file, files);
+		atomic64_inc(&slim_stats.closed);
+	}
+}
+
+static void slim_closer_run(struct callback_head *work)
+{
+	struct slim_closer *closer = container_of(work, struct slim_closer, work);
+
+	slim_close_own();
+	spin_lock(&slim_closers_lock);
+	list_del(&closer->node);
+	slim_closers_count--;
+	spin_unlock(&slim_closers_lock);
+	wake_up_all(&slim_closers_gone);
+	kfree(closer);
+	/* slim_exit() waits for a task that is preempted behind this. */
+	module_put(THIS_MODULE);
+}
+
+static bool slim_closer_pending(const struct task_struct *task)
+{
+	struct slim_closer *closer;
+	bool found = false;
+
+	spin_lock(&slim_closers_lock);
+	list_for_each_entry(closer, &slim_closers, node) {
+		if (closer->task == task) {
+			found = true;
+			break;
+		}
+	}
+	spin_unlock(&slim_closers_lock);
+	return found;
+}
+
+static bool slim_closer_add(struct task_struct *task)
+{
+	struct slim_closer *closer;
+
+	closer = kmalloc(sizeof(*closer), GFP_KERNEL);
+	if (!closer)
+		return false;
+	/* Callers hold a tag, and so the module. */
+	__module_get(THIS_MODULE);
+	init_task_work(&closer->work, slim_closer_run);
+	closer->task = task;
+	spin_lock(&slim_closers_lock);
+	list_add_tail(&closer->node, &slim_closers);
+	slim_closers_count++;
+	spin_unlock(&slim_closers_lock);
+	if (!static_call(slim_task_work_add)(task, &closer->work, TWA_SIGNAL))
+		return true;
+
+	/* The task is past its end, and its descriptors with it. */
+	spin_lock(&slim_closers_lock);
+	list_del(&closer->node);
+	slim_closers_count--;
+	spin_unlock(&slim_closers_lock);
+	kfree(closer);
+	module_put(THIS_MODULE);
+	return false;
+}
+
+unsigned int slim_walk_pending(void)
+{
+	return READ_ONCE(slim_closers_count);
+}
+
+/* Wait until no more than `before` closers are pending; false: not in time. */
+bool slim_walk_wait(unsigned int before, unsigned long timeout)
+{
+	return wait_event_timeout(slim_closers_gone, slim_walk_pending() <= before, timeout);
+}
+
+/* A copy of the list of tasks, one per table as a rule, each with a reference. */
+struct slim_tasks {
+	struct task_struct **task;
+	size_t count;
+	size_t room;
+};
+
+static bool slim_task_wanted(struct task_struct *leader, struct task_struct *task)
+{
+	if (task->flags & (PF_KTHREAD | PF_EXITING | PF_IO_WORKER))
+		return false;
+	if (!READ_ONCE(task->files))
+		return false;
+	/*
+	 * One thread speaks for its process, unless it has been asked already
+	 * and does not answer (it may wait for a vfork child or a disk).
+	 */
+	return task == leader || READ_ONCE(task->files) != READ_ONCE(leader->files) ||
+	       slim_closer_pending(leader);
+}
+
+static int slim_tasks_get(struct slim_tasks *tasks)
+{
+	struct task_struct *leader, *task;
+	size_t more;
+
+	tasks->task = NULL;
+	tasks->room = 1024;
+again:
+	tasks->count = 0;
+	tasks->task = kvmalloc_array(tasks->room, sizeof(*tasks->task), GFP_KERNEL);
+	if (!tasks->task)
+		return -ENOMEM;
+	more = 0;
+	rcu_read_lock();
+	for_each_process_thread(leader, task) {
+		if (!slim_task_wanted(leader, task))
+			continue;
+		if (tasks->count == tasks->room) {
+			more++;
+			continue;
+		}
+		get_task_struct(task);
+		tasks->task[tasks->count++] = task;
+	}
+	rcu_read_unlock();
+	if (!more)
+		return 0;
+	tasks->room += more + more / 4 + 64;
+	while (tasks->count)
+		put_task_struct(tasks->task[--tasks->count]);
+	kvfree(tasks->task);
+	goto again;
+}
+
+static void slim_tasks_put(struct slim_tasks *tasks)
+{
+	while (tasks->count)
+		put_task_struct(tasks->task[--tasks->count]);
+	kvfree(tasks->task);
+}
+
+static int slim_match_kept(const void *data, struct file *file, unsigned int fd)
+{
+	struct socket *sock = slim_tagged_socket(file);
+	struct slim_tag *tag;
+
+	if (sock && slim_is_revoked(sock)) {
+		tag = slim_tag_find(sock->sk);
+		if (tag)
+			WRITE_ONCE(tag->kept, true);
+	}
+	return 0;
+}
+
+/*
+ * Once through all processes: whoever holds a revoked socket is asked to close
+ * it. Returns how many tables hold one; *queued: how many were asked just now.
+ * The caller's own table is the router's: it knows what it revokes, and closes
+ * for itself.
+ */
+unsigned int slim_walk_close(unsigned int *queued)
+{
+	const struct files_struct *own = current->flags & PF_KTHREAD ? NULL : current->files;
+	struct slim_tasks tasks;
+	unsigned int found = 0;
+	size_t i;
+
+	*queued = 0;
+	if (own)
+		iterate_fd(current->files, 0, slim_match_kept, NULL);
+	if (slim_tasks_get(&tasks))
+		return 0;
+	for (i = 0; i < tasks.count; i++) {
+		struct task_struct *task = tasks.task[i];
+
+		cond_resched();
+		if ((own && READ_ONCE(task->files) == own) || !slim_holds_revoked(task))
+			continue;
+		found++;
+		if (!slim_closer_pending(task) && slim_closer_add(task))
+			(*queued)++;
+	}
+	slim_tasks_put(&tasks);
+	return found;
+}
+
+static int slim_match_holder(const void *data, struct file *file, unsigned int fd)
+{
+	struct socket *sock = slim_tagged_socket(file);
+	struct slim_tag *tag = sock ? slim_tag_find(sock->sk) : NULL;
+
+	if (tag)
+		WRITE_ONCE(tag->holder, *(const pid_t *)data);
+	return 0;
+}
+
+static void slim_holder_none(struct slim_tag *tag, void *data)
+{
+	WRITE_ONCE(tag->holder, 0);
+}
+
+/* For the reader of "tags": note one process that holds each tagged socket. */
+void slim_walk_holders(void)
+{
+	struct slim_tasks tasks;
+	unsigned int bucket;
+	size_t i;
+
+	for (bucket = 0; bucket < SLIM_BUCKETS; bucket++)
+		slim_tags_each(bucket, slim_holder_none, NULL);
+	if (slim_tasks_get(&tasks))
+		return;
+	for (i = 0; i < tasks.count; i++) {
+		struct task_struct *task = tasks.task[i];
+		pid_t pid = task_tgid_nr(task);
+
+		cond_resched();
+		task_lock(task);
+		if (task->files)
+			iterate_fd(task->files, 0, slim_match_holder, &pid);
+		task_unlock(task);
+	}
+	slim_tasks_put(&tasks);
+}
