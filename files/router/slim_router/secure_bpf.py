@@ -15,22 +15,22 @@ import os
 import platform
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from . import sockdiag
-from .listeners import cookie_of
 from .secure import Revoked, SecureError
 
 DIRECTORY = "/sys/fs/bpf/slim"
 LSM_LIST = "/sys/kernel/security/lsm"
-MAPS = ("tags", "stats")
+MAPS = ("tags", "stats", "revoke", "about")
+MARK_TRIES = 3
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}
-SYS_PIDFD_GETFD = 438  # the same everywhere
-BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET, BPF_OBJ_GET_INFO_BY_FD = 1, 2, 7, 15
+BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM = 1, 2, 3
+BPF_OBJ_GET, BPF_OBJ_GET_INFO_BY_FD = 7, 15
 BPF_MAP_TYPE_SK_STORAGE = 24
 BPF_ANY, BPF_NOEXIST = 0, 1
-LIVE, REVOKED = 1, 2
+LIVE = 1  # 2: revoked; files/bpf/tags.h
 SOCK_DESTROY = 21  # include/uapi/linux/sock_diag.h
 NLM_F_REQUEST, NLM_F_ACK = 1, 4
 _DESTROY = struct.Struct("=IHHIIBBBBI2s2s16s16sIQ")  # nlmsghdr, inet_diag_req_v2
@@ -222,7 +222,7 @@ class Bpf:
         raise OSError(code, f"socket storage: {os.strerror(code)}")
 
     def state(self, fd: int) -> int:
-        """LIVE, REVOKED, or 0 for a socket without a tag. Raises OSError."""
+        """LIVE, 2 (revoked), or 0 for a socket without a tag. Raises OSError."""
         key, value = ctypes.c_int(fd), _Value()
         attr = _Element(self._fd, 0, ctypes.addressof(key), ctypes.addressof(value), 0)
         try:
@@ -234,44 +234,44 @@ class Bpf:
         return int(value.state)
 
     def revoke(self, cookies: Iterable[int]) -> Revoked:
-        """Mark and destroy. Storage is reached by a descriptor only: one is borrowed from a
-        holder. What nobody holds openly (queued in a Unix socket) is destroyed unmarked."""
+        """Mark, then reset: files/bpf/README.md, "Revocation, in order", 1 and 3. From the
+        mark on every copy answers ECONNABORTED; no descriptor is taken away."""
         wanted = set(cookies)
+        marks = self._mark(wanted)
         with contextlib.closing(sockdiag.open_netlink()) as nl:
-            socks = [
-                (family, sock)
-                for family in (socket.AF_INET, socket.AF_INET6)
-                for sock in sockdiag.dump(nl, family)
-                if sock.cookie in wanted
-            ]
-            unmarked = {sock.inode: sock.cookie for _family, sock in socks}
-            for pid, number, inode in holders(set(unmarked)):
-                if inode in unmarked and self._mark(pid, number, unmarked[inode]):
-                    del unmarked[inode]
-            for family, sock in socks:
-                destroy(nl, family, sock)
-        return Revoked(len(wanted), [(cookie, 0) for cookie in unmarked.values()])
+            for line in marks.values():
+                destroy(nl, line)
+        held = [(int(line[0]), int(line[2])) for line in self._lines("slim_holders")]
+        return Revoked(len(wanted), [pair for pair in held if pair[0] in wanted])
 
-    def _mark(self, pid: int, number: int, cookie: int) -> bool:
+    def _mark(self, wanted: set[int]) -> dict[int, list[str]]:
+        """The lines of slim_mark by cookie, for those that have a tag. Raises OSError."""
+        fd = pinned(f"{self.directory}/revoke")
+        found: dict[int, list[str]] = {}
+        key, value = ctypes.c_uint64(), ctypes.c_uint32(1)
+        attr = _Element(fd, 0, ctypes.addressof(key), ctypes.addressof(value), BPF_ANY)
         try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            return False
-        try:
-            fd = int(_libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0))
+            for cookie in wanted:
+                key.value = cookie
+                _bpf(BPF_MAP_UPDATE_ELEM, attr)
+            for _unused in range(MARK_TRIES):
+                for line in self._lines("slim_mark"):
+                    if int(line[0]) in wanted:
+                        found[int(line[0])] = line
+                if len(found) == len(wanted):
+                    break
+            for cookie in wanted:
+                key.value = cookie
+                with contextlib.suppress(OSError):
+                    _bpf(BPF_MAP_DELETE_ELEM, attr)
         finally:
-            os.close(pidfd)
-        if fd < 0:
-            return False
-        with socket.socket(fileno=fd) as sock:
-            if cookie_of(sock) != cookie or self.state(fd) == 0:
-                return False
-            key, value = ctypes.c_int(fd), _Value(cookie, REVOKED, 0)
-            _bpf(
-                BPF_MAP_UPDATE_ELEM,
-                _Element(self._fd, 0, ctypes.addressof(key), ctypes.addressof(value), BPF_ANY),
-            )
-        return True
+            os.close(fd)
+        return found
+
+    def _lines(self, name: str) -> list[list[str]]:
+        """What an iterator says; reading slim_mark is what marks."""
+        with open(f"{self.directory}/{name}", encoding="ascii") as file:
+            return [line.split() for line in file]
 
     def close(self) -> None:
         for fd in (self._fd, *self._links):
@@ -281,34 +281,19 @@ class Bpf:
         self._attr.map_fd = 0xFFFFFFFF
 
 
-def holders(inodes: set[int]) -> Iterator[tuple[int, int, int]]:
-    """(pid, descriptor, inode) of who holds one of these sockets."""
-    if not inodes:
-        return
-    names = {f"socket:[{inode}]": inode for inode in inodes}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        directory = f"/proc/{pid}/fd"
-        with contextlib.suppress(OSError):
-            for number in os.listdir(directory):
-                with contextlib.suppress(OSError):
-                    inode = names.get(os.readlink(f"{directory}/{number}"))
-                    if inode is not None:
-                        yield int(pid), int(number), inode
-
-
-def destroy(nl: socket.socket, family: int, sock: sockdiag.Sock) -> None:
-    """Reset one connection (SOCK_DESTROY); one that has ended already is none."""
-    addresses = [
-        raw[12:] + bytes(12) if family == socket.AF_INET else raw for raw in (sock.src, sock.dst)
-    ]
+def destroy(nl: socket.socket, line: list[str]) -> None:
+    """Reset the connection of a line of slim_mark (SOCK_DESTROY); an ended one is none."""
+    cookie, _state, family, port, peer_port, address, peer = line
+    raw = [bytes.fromhex(text) for text in (address, peer)]
+    if int(family) == socket.AF_INET:
+        raw = [item[12:] + bytes(12) for item in raw]
     nl.send(
         _DESTROY.pack(
-            _DESTROY.size, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 0, 0, family,
-            socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF, sock.sport.to_bytes(2, "big"),
-            sock.dport.to_bytes(2, "big"), *addresses, 0, sock.cookie,
+            _DESTROY.size, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 0, 0, int(family),
+            socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF, int(port).to_bytes(2, "big"),
+            int(peer_port).to_bytes(2, "big"), *raw, 0, int(cookie),
         )
     )  # fmt: skip
-    answer = nl.recv(4096)
-    code = -struct.unpack_from("=i", answer, 16)[0]
+    code = -struct.unpack_from("=i", nl.recv(4096), 16)[0]
     if code not in (0, errno.ENOENT):
         raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")

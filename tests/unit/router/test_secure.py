@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Secure mode in the supervisor: without a backend no endpoint is served, never open.
+
+files of the test in the place of /proc/slim_kmod
+        | Guard looks
+node1: supervisor -- a1 (fake, or the real worker), namespace sup-...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+
+import pytest
+
+from slim_router import metrics, secure, slimctl, supervisor
+from tests.unit.router.fleet import run, until
+from tests.unit.router.puppets import Puppets
+
+A1 = ("default", "10.44.0.1")
+KNOCK = """
+import socket, sys
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+sock.settimeout(5)
+sock.connect(sys.argv[1])
+print(sock.recv(4096))
+"""
+
+
+@pytest.fixture
+def kmod(tmp_path, monkeypatch):
+    """Where the module's files would be; `load` puts them there."""
+    directory = tmp_path / "slim_kmod"
+    monkeypatch.setattr(secure, "KMOD_DIRECTORY", str(directory))
+    monkeypatch.setattr(supervisor, "CHECK_S", 0.05)
+    return directory
+
+
+def load(directory, version: str = "0.3.0") -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / "control").write_bytes(b"")
+    (directory / "version").write_text(f"1 {version} ops setsockopt\n")
+
+
+@pytest.fixture
+def lone(fleet):
+    fleet.host("node1", secure="kmod")
+    fleet.endpoint("a1", A1[1], "node1", fleet.netns())
+    fleet.write()
+    return fleet
+
+
+@contextlib.asynccontextmanager
+async def scene(fleet, worker: str = "fake_worker"):
+    async with Puppets(fleet.directory) as puppets:
+        router = fleet.router("node1", worker)
+        try:
+            await router.start()
+            yield puppets, router, router.registry.endpoints[A1]
+        finally:
+            await router.stop()
+
+
+async def knock(fleet) -> str:
+    """What a program of the container gets from the shim socket."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["nsenter", f"--net={fleet.endpoints[0]['netns']}", "/usr/bin/python3", "-I", "-c", KNOCK,
+         str(fleet.paths("node1").shim_socket)],
+        capture_output=True, text=True, timeout=15, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+async def ask(fleet, op: str):
+    return await asyncio.to_thread(slimctl.ask, fleet.paths("node1").admin_socket, op)
+
+
+def test_without_the_module_nothing_is_served_and_everybody_is_told(lone, kmod, capfd):
+    async def body():
+        async with scene(lone) as (puppets, one, ep):
+            assert ep.state == "refused"
+            assert f"{kmod}/version: not there; load slim_kmod" in ep.detail
+            assert await knock(lone) == "b''", "shims are sent away: the plain overlay serves"
+            assert one.counters["shim_unknown_namespace"] == 1
+            assert not puppets.all, "no worker was even started"
+            with socket.socket() as sock:
+                target = (lone.hosts["node1"]["address"], ep.port)
+                assert sock.connect_ex(target) != 0, "peers are refused"
+            status = await ask(lone, "status")
+            assert status["secure"] == "kmod"
+            assert status["secure_state"]["in_force"] is False
+            assert "kmod, NOT IN FORCE, no endpoint is served: secure mode kmod:" in (
+                slimctl.show_status(status)
+            )
+            assert "load slim_kmod" in slimctl.show_endpoints(await ask(lone, "endpoints"))
+            shot = await one.snapshot()
+            assert shot.secure == ("kmod", False)
+        assert capfd.readouterr().err.count("event=secure-unavailable") == 1
+
+    run(body())
+
+
+def test_the_module_comes_and_goes(lone, kmod, capfd):
+    async def body():
+        async with scene(lone) as (puppets, one, ep):
+            load(kmod)
+            a1 = await puppets.worker("a1")
+            await until(lambda: ep.up, "up")
+            assert a1.config["secure"] == "kmod"
+            assert await knock(lone) == "b'served'"
+            status = await ask(lone, "status")
+            assert "kmod, in force (1 0.3.0 ops setsockopt)" in slimctl.show_status(status)
+            assert (await one.snapshot()).secure == ("kmod", True)
+            assert len((kmod / "control").read_bytes()) == 32, "a socket of its own was tagged"
+            shutil.rmtree(kmod)
+            await a1.get("stop")
+            await until(lambda: ep.state == "refused", "refused")
+            assert await knock(lone) == "b''"
+            load(kmod)
+            await puppets.worker("a1", after=a1)
+            await until(lambda: ep.up, "up again")
+            assert ep.restarts == 0
+        said = capfd.readouterr().err
+        assert said.count("event=secure-unavailable") == 2
+        assert said.count("event=secure-in-force") == 2
+
+    run(body())
+
+
+def test_another_module_in_its_place_means_new_workers(lone, kmod):
+    async def body():
+        load(kmod)
+        async with scene(lone) as (puppets, one, ep):
+            a1 = await puppets.worker("a1")
+            await until(lambda: ep.up, "up")
+            load(kmod, "0.4.0")
+            await a1.get("stop")
+            await puppets.worker("a1", after=a1)
+            await until(lambda: ep.up, "up")
+            assert one.guard.report()["backend"] == "1 0.4.0 ops setsockopt"
+
+    run(body())
+
+
+def test_a_reload_turns_it_on_and_off(lone, kmod):
+    async def body():
+        lone.changes["node1"]["secure"] = "none"
+        lone.write()
+        async with scene(lone) as (puppets, one, ep):
+            a1 = await puppets.worker("a1")
+            await until(lambda: ep.up, "up")
+            assert one.guard.report()["in_force"] is False
+            lone.changes["node1"]["secure"] = "kmod"
+            lone.write()
+            await ask(lone, "reload")
+            ep = one.registry.endpoints[A1]
+            await until(lambda: ep.state == "refused", "refused, not open")
+            assert a1.gone
+            assert await knock(lone) == "b''"
+            lone.changes["node1"]["secure"] = "none"
+            lone.write()
+            await ask(lone, "reload")
+            a2 = await puppets.worker("a1", after=a1)
+            assert a2.config["secure"] == "none"
+
+    run(body())
+
+
+def test_a_worker_that_cannot_prove_it_is_refused(lone, kmod, capfd):
+    """The supervisor's files are the test's; the worker is real and finds no module."""
+
+    async def body():
+        load(kmod)
+        async with scene(lone, "slim_router.worker") as (_unused, one, ep):
+            await until(lambda: ep.state == "refused", "refused")
+            assert "/proc/slim_kmod/version" in ep.detail
+            assert one.guard.cause == ""
+            assert await knock(lone) == "b''"
+            pid = ep.child.pid if ep.child else 0
+            await until(lambda: ep.child and ep.child.pid != pid, "it is tried again")
+            assert ep.restarts == 0, "that is no crash"
+        assert capfd.readouterr().err.count("event=endpoint-not-secure") == 1
+
+    run(body())
+
+
+def test_a_refused_process_is_shown_until_it_has_ended(lone, kmod, capfd):
+    async def body():
+        load(kmod)
+        async with scene(lone) as (puppets, _unused, ep):
+            a1 = await puppets.worker("a1")
+            await until(lambda: ep.up, "up")
+            word = {"cause": "holds NET_RAW", "next": "drop it (--cap-drop NET_RAW)"}
+            a1.send(op="barred", who="nginx (pid 7)", **word)
+            await until(lambda: ep.barred, "shown")
+            row = (await ask(lone, "endpoints"))["endpoints"][0]
+            assert row["state"] == "up"
+            want = "refused: nginx (pid 7) holds NET_RAW; drop it (--cap-drop NET_RAW)"
+            assert row["detail"] == want
+            a1.send(op="barred", who="", cause="", next="")
+            await until(lambda: not ep.barred, "over")
+            a1.send(op="barred", who="curl (pid 8)", **word)
+            await until(lambda: ep.barred, "shown again")
+            a1.send(op="untagged", cause="Cannot allocate memory")
+            a1.send(op="barred", who="", cause="", next="")
+            await until(lambda: not ep.barred, "over")
+            a1.send(op="barred", who="x")
+            await until(lambda: a1.gone, "a malformed one costs the worker its place")
+        said = capfd.readouterr().err
+        assert said.count("event=shim-refused") == 1, "once for an endpoint and a cause"
+        assert said.count("event=socket-not-tagged") == 1
+
+    run(body())
+
+
+def test_metrics_tell(monkeypatch):
+    if not metrics.available():
+        pytest.skip("prometheus_client is not installed")
+    shot = metrics.Snapshot("1", "h", 1, 1.0, {}, [], [], {}, [], ("bpf", True))
+    family = next(f for f in metrics.families(shot) if f.name == "slim_secure_in_force")
+    assert [(s.labels, s.value) for s in family.samples] == [({"mode": "bpf"}, 1.0)]
