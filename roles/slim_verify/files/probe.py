@@ -33,6 +33,9 @@ ATTEMPTS = 5
 # Bytes of the token that is sent and comes back.
 TOKEN = 16
 
+# Secure mode serves no program that holds one of these.
+DROP = ["setpriv", "--bounding-set=-net_admin,-net_raw,-sys_admin", "--inh-caps=-all", "--"]
+
 # Both run inside the endpoint, with or without the shim.
 SERVER = """
 import socket, sys
@@ -104,7 +107,7 @@ def inside(endpoint: dict[str, Any], library: str, code: str, *arguments: object
     """Words that run Python code in an endpoint, with the shim where library is not empty."""
     shim = ["/usr/bin/env", f"LD_PRELOAD={library}"] if library else []
     run = [sys.executable, "-c", code, *(str(argument) for argument in arguments)]
-    return ["nsenter", f"--net={endpoint['netns']}", "--", *shim, *run]
+    return ["nsenter", f"--net={endpoint['netns']}", "--", *DROP, *shim, *run]
 
 
 def usable(endpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
