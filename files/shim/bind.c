@@ -38,8 +38,10 @@ SLIM_EXPORT int bind(int fd, SLIM_CONST_ADDR addr, socklen_t len)
 		}
 		result = syscall(SYS_bind, fd, name, len);
 	}
-	if (result < 0 && errno == EPERM && slim_used(fd) && slim_get(fd, &slot) && slot.state == SLIM_CONNECTED)
-		errno = EINVAL; /* bound already; a tagged socket says it its own way */
+	/* Bound already; the host does not know our addresses, and a tagged socket says nothing. */
+	if (result < 0 && (errno == EPERM || errno == EADDRNOTAVAIL) && slim_used(fd) && slim_get(fd, &slot) &&
+	    slot.state == SLIM_CONNECTED)
+		errno = EINVAL;
 	if (result == 0 && slim_used(fd) && slim_peek(fd, &slot) && slot.state == SLIM_FRESH) {
 		slot.flags |= SLIM_S_BOUND;
 		slim_put(fd, &slot);

@@ -860,6 +860,118 @@ static void silence(void)
 	CHECK(now_ms() - start < 5000);
 }
 
+/* --- what a tagged socket answers must be what the overlay's would ------------ */
+static int number(int fd, int level, int name)
+{
+	int value = -1;
+	socklen_t len = sizeof(value);
+
+	return getsockopt(fd, level, name, &value, &len) == 0 && len == sizeof(value) ? value : -errno - 1000;
+}
+
+static void same(int fd, int plain, int level, int name, int value)
+{
+	int got = setsockopt(fd, level, name, &value, sizeof(value)), error = errno;
+
+	CHECK(setsockopt(plain, level, name, &value, sizeof(value)) == got);
+	if (got < 0)
+		CHECK(errno == error);
+	else
+		CHECK(number(fd, level, name) == number(plain, level, name));
+}
+
+static void fails(int result, int error)
+{
+	CHECK(result == -1);
+	if (errno != error)
+		fprintf(stderr, "errno %d, not %d\n", errno, error);
+	CHECK(errno == error);
+}
+
+static void options(void)
+{
+	struct sockaddr_in to = address(PEER, PORT), own = address(OWN, 0), name;
+	bool secure = getenv("SLIM_TEST_SECURE") != NULL;
+	int plain = socket(AF_INET, SOCK_STREAM, 0), fd, copy, value = 0x10, one = 1;
+	socklen_t len = sizeof(name);
+	unsigned char byte = 0;
+	char text[16];
+
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(setsockopt(fd, IPPROTO_IP, IP_TOS, &value, sizeof(value)) == 0);
+	CHECK(setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &value, sizeof(value)) == 0);
+	CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0);
+	CHECK(number(fd, IPPROTO_IP, IP_TOS) == 0x10); /* set before, read after */
+	CHECK(number(fd, IPPROTO_TCP, TCP_KEEPIDLE) == 0x10);
+	names(fd);
+	same(fd, plain, IPPROTO_IP, IP_TOS, 0x28);
+	CHECK(number(fd, SOL_SOCKET, SO_PRIORITY) == number(plain, SOL_SOCKET, SO_PRIORITY));
+	same(fd, plain, SOL_SOCKET, SO_PRIORITY, 5);
+	same(fd, plain, IPPROTO_IP, IP_TTL, 77);
+	same(fd, plain, IPPROTO_IP, IP_TTL, 0); /* EINVAL, and 77 stays */
+	CHECK(number(fd, IPPROTO_IP, IP_TTL) == 77);
+	same(fd, plain, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO);
+	same(fd, plain, SOL_SOCKET, 47 /* SO_MAX_PACING_RATE */, 1000000);
+	same(fd, plain, IPPROTO_TCP, TCP_NODELAY, 1);
+	same(fd, plain, SOL_SOCKET, SO_KEEPALIVE, 1);
+	same(fd, plain, IPPROTO_TCP, TCP_KEEPINTVL, 7);
+	same(fd, plain, IPPROTO_TCP, TCP_USER_TIMEOUT, 7000);
+	CHECK(setsockopt(fd, IPPROTO_TCP, TCP_SYNCNT, &one, sizeof(one)) == 0);
+	CHECK(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4) == 0);
+	len = 1;
+	CHECK(getsockopt(fd, IPPROTO_IP, IP_TOS, &byte, &len) == 0 && len == 1 && byte == 0x28);
+	copy = dup(fd);
+	CHECK(number(copy, IPPROTO_IP, IP_TOS) == 0x28);
+	close(copy);
+	CHECK(number(fd, SOL_SOCKET, SO_MARK) == 0);
+	len = sizeof(text);
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, text, &len) == 0 && len == 0);
+	len = sizeof(name);
+	CHECK(getsockopt(fd, SOL_SOCKET, 28 /* SO_PEERNAME */, &name, &len) == 0);
+	CHECK(name.sin_addr.s_addr == to.sin_addr.s_addr && name.sin_port == to.sin_port);
+	CHECK(number(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM && number(fd, SOL_SOCKET, SO_ERROR) == 0);
+	CHECK(sendto(fd, "abc", 3, 0, (struct sockaddr *)&to, sizeof(to)) == 3);
+	CHECK(recv(fd, text, 3, MSG_WAITALL) == 3 && memcmp(text, "abc", 3) == 0);
+	fails(listen(fd, 1), EINVAL);
+	fails(accept(fd, NULL, NULL), EINVAL);
+	fails(bind(fd, (struct sockaddr *)&own, sizeof(own)), EINVAL);
+	fails(connect(fd, (struct sockaddr *)&to, sizeof(to)), EISCONN);
+	CHECK(shutdown(fd, SHUT_WR) == 0 && recv(fd, text, 1, 0) == 0);
+	close(fd);
+	close(plain);
+	/* What changes what a program receives keeps a connection on the overlay. */
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(setsockopt(fd, SOL_SOCKET, SO_TIMESTAMP, &one, sizeof(one)) == 0);
+	CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0);
+	len = sizeof(name);
+	if (secure)
+		CHECK(syscall(SYS_getpeername, fd, &name, &len) == 0 && name.sin_addr.s_addr == to.sin_addr.s_addr);
+	CHECK(number(fd, SOL_SOCKET, SO_TIMESTAMP) == 1);
+	echo(fd, "stamped");
+	close(fd);
+	/* Set too late, it is refused rather than pretended. */
+	fd = dial();
+	len = sizeof(name);
+	if (secure && syscall(SYS_getpeername, fd, &name, &len) < 0) {
+		fails(setsockopt(fd, SOL_SOCKET, 60 /* SO_ZEROCOPY */, &one, sizeof(one)), EPERM);
+		fails(setsockopt(fd, SOL_SOCKET, SO_MARK, &one, sizeof(one)), EPERM);
+	}
+	close(fd);
+}
+
+/* Secure mode does not serve us: the overlay does, and the router is left alone. */
+static void refused(void)
+{
+	for (int i = 0; i < 4; i++) {
+		int fd = try_dial(0, PORT);
+
+		CHECK(fd >= 0);
+		echo(fd, "overlay");
+		close(fd);
+		usleep(250000);
+	}
+}
+
 /* Only asks: is a router spoken to at all? (setuid programs must not.) */
 static void knock(void)
 {
@@ -883,7 +995,7 @@ static const struct {
 	{ "few_descriptors", few_descriptors }, { "listen_when_full", listen_when_full },
 	{ "chroot", jailed }, { "errno", errno_kept },
 	{ "off_overlay", off_overlay }, { "signals", signalled }, { "unspec", dissolved },
-	{ "silence", silence }, { "knock", knock },
+	{ "silence", silence }, { "knock", knock }, { "options", options }, { "refused", refused },
 };
 
 int main(int argc, char **argv)

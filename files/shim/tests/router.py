@@ -81,9 +81,12 @@ class Router:
     """Serves one Unix socket path; `way` is how connects end, `lie` what is wrong."""
 
     def __init__(
-        self, path: Path, host: tuple[str, int], prepared: tuple[str, int], way: str, lie: str
-    ) -> None:
+        self, path: Path, host: tuple[str, int], prepared: tuple[str, int], way: str, lie: str,
+        secure: bool = False,
+    ) -> None:  # fmt: skip
         self.host, self.prepared, self.way, self.lie = host, prepared, way, lie
+        self.greeting = wire.F_SECURE if secure else 0
+        self.greetings = 0
         self.rows: dict[int, tuple[int, bytes, int]] = {}  # lport, peer, pport by cookie
         self.listeners: dict[int, socket.socket] = {}
         self.asked: set[int] = set()
@@ -184,9 +187,14 @@ class Router:
         cookie: int, value: int, fds: array.array[int],
     ) -> None:  # fmt: skip
         if kind == wire.HELLO:
+            self.greetings += 1
+            if self.way == "refused":
+                send(sock, wire.message(wire.ERROR, seq, error=1))
+                return
             head = wire.message(
-                wire.WELCOME, seq, local=OURS, count=1, error=REPLY_US, value=BOUNDS
-            )
+                wire.WELCOME, seq, flags=self.greeting, local=OURS, count=1, error=REPLY_US,
+                value=BOUNDS,
+            )  # fmt: skip
             send(sock, head + wire.PREFIX.pack(wire.pack_addr("10.44.0.0"), 112))
         elif kind == wire.CONNECT:
             self._connect(sock, seq, flags, peer, lport, pport)

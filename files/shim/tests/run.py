@@ -7,6 +7,8 @@
 
     run.py BUILD [CASE...]
 
+In secure mode the program runs under keeper, which answers as the kernel module does.
+
 Needs root, for the namespace and for chroot. Ends with status 1 if a case failed.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -38,6 +41,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 BASIC = ["blocking", "poll", "select", "epoll", "dup", "fork", "fork_pending", "exec", "unspec"]
 SERVERS = ["accept", "accept_elsewhere", "listen_when_full", "few_descriptors"]
+# With the interception that the kernel would do, seen on its socket: nothing may be refused
+# but what the case itself provokes.
+PROVOKED = {
+    "options": {
+        "setsockopt 1 36", "setsockopt 1 60", "getsockopt 1 36", "getsockopt 1 25", "getpeername",
+        "listen 1", "accept", "bind",
+    },
+}  # fmt: skip
 ODD = [
     "fork_pending_shared", "close_range", "threads", "many_pending", "epoll_number_again",
     "hidden_number_again", "no_room_to_move", "chroot", "errno", "signals",
@@ -57,9 +68,13 @@ class Case:
     name: str
     way: str = "cold"
     lie: str = ""
+    secure: bool = False
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.build, self.name, self.way, self.lie) if part)
+        secure = "secure" if self.secure else ""
+        return " ".join(
+            part for part in (self.build, self.name, self.way, self.lie, secure) if part
+        )
 
 
 def cases() -> list[Case]:
@@ -86,6 +101,12 @@ def cases() -> list[Case]:
             for lie in ("garbage", "descriptors", "closes")
         ]
         found += [Case(build, "off_overlay", "no_router"), Case(build, "blocking", "no_router")]
+    for build in ("ubsan", "musl"):
+        for way in ("cold", "warm", "keep", "dead"):
+            found += [Case(build, "options", way)]
+            found += [Case(build, name, way, secure=True) for name in [*BASIC, "options"]]
+        found += [Case(build, name, secure=True) for name in ("accept", "threads", "many_pending")]
+    found += [Case("glibc", "refused", "refused")]
     for way in ("cold", "warm", "plain"):
         found += [Case("musl", name, way) for name in ("blocking", "epoll", "dup", "fork", "exec")]
     found += [
@@ -93,6 +114,41 @@ def cases() -> list[Case]:
         for name in ("accept", "close_range", "threads", "chroot", "small_stack", "errno")
     ]
     return found
+
+
+def rules() -> str:
+    """What files/kmod/allow.h allows, as keeper reads it."""
+    text = (HERE.parents[1] / "kmod" / "allow.h").read_text()
+    levels = {"SLIM_SOL_SOCKET": 1, "SLIM_SOL_TCP": 6}
+    lists: dict[str, list[tuple[int, ...]]] = {}
+    for name, body in re.findall(r"#define (SLIM_ALLOW_\w+)\(X\) \\\n((?:.*\\\n)*.*\n)", text):
+        entries = re.findall(r"X\(([^)]*)\)", body)
+        lists[name] = [
+            tuple(
+                levels.get(word) or int(word, 0)
+                for word in entry.split(", ")
+                if word in levels or word[0].isdigit()
+            )
+            for entry in entries
+        ]
+    assert lists["SLIM_ALLOW_SETS"] and lists["SLIM_ALLOW_GETS_ONLY"] and lists["SLIM_ALLOW_IOCTLS"]
+    lines = [f"set {level} {name}" for level, name in lists["SLIM_ALLOW_SETS"]]
+    both = lists["SLIM_ALLOW_SETS"] + lists["SLIM_ALLOW_GETS_ONLY"]
+    lines += [f"get {level} {name}" for level, name in both]
+    lines += [f"ioctl {number}" for (number,) in lists["SLIM_ALLOW_IOCTLS"]]
+    return "\n".join(lines) + "\n"
+
+
+def unprovoked(case: Case, refusals: Path) -> str:
+    """What was refused although the case did not ask for it."""
+    expected = PROVOKED.get(case.name, set())
+    found = set()
+    for line in refusals.read_text().splitlines():
+        words = line.split()
+        keys = {words[0], " ".join(words[:2]), line}
+        if not keys & expected:
+            found.add(line)
+    return f"refused on a host socket: {', '.join(sorted(found))}" if found else ""
 
 
 class Stand:
@@ -107,14 +163,16 @@ class Stand:
             socket.create_server(("127.0.0.1", 0), backlog=4096),
             socket.create_server(("127.0.0.1", 0), backlog=4096),
         )
+        self.rules = scratch / "rules"
+        self.rules.write_text(rules())
         self.asan = subprocess.run(
             ["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    def router(self, path: Path, way: str, lie: str = "") -> Router:
+    def router(self, path: Path, way: str, lie: str = "", secure: bool = False) -> Router:
         """A router outside of the programs' namespace."""
         host, prepared = self.host.getsockname(), self.prepared.getsockname()
-        return self.home.submit(Router, path, host, prepared, way, lie).result()
+        return self.home.submit(Router, path, host, prepared, way, lie, secure).result()
 
     def enter(self) -> None:
         """Make the namespace; from here on this thread, and what it starts, lives in it."""
@@ -146,12 +204,18 @@ class Stand:
         path = self.scratch / f"r{number}"
         router = None
         if case.way != "no_router":
-            router = self.router(path, case.way, case.lie)
+            router = self.router(path, case.way, case.lie, case.secure)
         program = self.build / ("exercise-musl" if case.build == "musl" else "exercise")
+        words: list[Path | str] = [program, "-h" if case.lie else "-t", case.name]
+        environment = self.environment(case, path)
+        refusals = self.scratch / f"k{number}"
+        if case.secure:
+            words = [self.build / "keeper", self.rules, refusals, *words]
+            environment["KEEPER_PRELOAD"] = environment.pop("LD_PRELOAD")
+            environment["SLIM_TEST_SECURE"] = "1"
         try:
             done = subprocess.run(
-                [program, "-h" if case.lie else "-t", case.name], env=self.environment(case, path),
-                capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False,
+                words, env=environment, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return f"not done within {LIMIT_S:g} s"
@@ -162,7 +226,9 @@ class Stand:
             return f"status {done.returncode}\n{done.stdout}{done.stderr}"
         if router is not None and case.name != "off_overlay" and wire.HELLO not in router.asked:
             return "the router was never asked: is the library loaded?"
-        return ""
+        if router is not None and case.way == "refused" and router.greetings != 1:
+            return f"a refused program greeted {router.greetings} times"
+        return unprovoked(case, refusals) if case.secure else ""
 
     def setuid(self) -> str:
         """A setuid program must not let its caller choose the router."""

@@ -188,6 +188,20 @@ def test_a_worker_that_cannot_prove_it_is_refused(lone, kmod, capfd):
     run(body())
 
 
+def test_a_worker_trusts_no_backend_that_denies_nothing(lone, kmod, monkeypatch):
+    """Its files are all there, it takes every tag: and the kernel lets everything through."""
+    monkeypatch.setenv("SLIM_TEST_KMOD", str(kmod))
+
+    async def body():
+        load(kmod)
+        async with scene(lone, "believing_worker") as (_unused, _router, ep):
+            await until(lambda: ep.state == "refused", "refused")
+            assert "a forbidden call was let through on a tagged socket" in ep.detail
+            assert await knock(lone) == "b''"
+
+    run(body())
+
+
 def test_a_refused_process_is_shown_until_it_has_ended(lone, kmod, capfd):
     async def body():
         load(kmod)
