@@ -78,8 +78,9 @@ def build(state: State, plan: Plan) -> None:
     plan.run = uuid.uuid4().hex
     if plan.kind == "vm":
         state.create(plan)
-        guest.start_all(state, plan)
+        deployed = guest.start_all(state, plan)
     else:
+        deployed = False
         mountpoints.claim(state.name)
         state.create(plan)
         prepare_pins(state)
@@ -101,8 +102,12 @@ def build(state: State, plan: Plan) -> None:
     for room in rooms[: plan.hosts]:
         # The hosts' own routes first: the routers' connections follow them.
         congestion.set_on(room)
-    if plan.deploy:
+    if deployed:
+        _say("deployed from these sources before; --fresh runs the playbook again")
+    elif plan.deploy:
         deploy.playbook(state, plan, "site")
+        if plan.kind == "vm":
+            guest.keep(state, plan)
     elif not plan.bare:
         stub.create(state, plan)
     for room in rooms:

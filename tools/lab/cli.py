@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--kernel", choices=tuple(layout.KERNELS))
     # More words for the kernels' command line, such as slub_debug=FZPU.
     up.add_argument("--append", default="")
+    up.add_argument("--fresh", action="store_true")
     # For tests of the lab itself: an overlay without the product.
     up.add_argument("--no-deploy", action="store_true")
     # For molecule, which runs the playbooks itself: not even that overlay.
@@ -75,6 +76,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         kind=options.kind,
         kernel=(options.kernel or layout.DEFAULT_KERNEL) if options.kind == "vm" else "",
         append=options.append,
+        fresh=options.fresh,
         hosts=options.hosts,
         endpoints_per_host=options.endpoints_per_host,
         rtt_us=options.rtt_us,

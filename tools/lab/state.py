@@ -63,6 +63,8 @@ class Plan:
     #: Of virtual machines: which kernel, and what its command line says beside ours.
     kernel: str = ""
     append: str = ""
+    #: Run the playbook even where its outcome has been kept.
+    fresh: bool = False
     deploy: bool = True
     #: Leave out the overlay too: somebody else will run site.yml.
     bare: bool = False

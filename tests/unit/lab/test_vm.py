@@ -19,7 +19,7 @@ import pytest
 from lab import cli, inventory, names
 from lab.errors import LabError, Refused
 from lab.state import Plan, State
-from lab.vm import fleet, guest, image, layout, machine, remote, ssh, switch
+from lab.vm import deployed, fleet, guest, image, layout, machine, remote, ssh, switch
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -97,6 +97,27 @@ def test_slots_are_those_that_the_guest_knows() -> None:
 def test_recipe_is_the_images_name() -> None:
     assert image.recipe() == image.recipe()
     assert len(image.recipe()) == 12
+
+
+def test_deployed_nodes_are_those_of_the_same_sources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(names, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(layout, "CACHE", tmp_path / ".cache")
+    (tmp_path / "roles" / "r").mkdir(parents=True)
+    (tmp_path / "roles" / "r" / "main.yml").write_text("one")
+    plan, disk = Plan(kind="vm", kernel="6.1"), tmp_path / "disk"
+    first = deployed._directory(plan, disk)
+    assert deployed.find(plan, disk) is None
+    first.mkdir(parents=True)
+    assert deployed.find(plan, disk) == first
+    (tmp_path / "roles" / "r" / "build").mkdir()
+    (tmp_path / "roles" / "r" / "build" / "made").touch()
+    assert deployed.find(plan, disk) == first
+    assert deployed.find(Plan(kind="vm", kernel="6.12"), disk) is None
+    assert deployed.find(Plan(kind="vm", kernel="6.1", append="quiet"), disk) is None
+    (tmp_path / "roles" / "r" / "main.yml").write_text("two")
+    assert deployed.find(plan, disk) is None
 
 
 def test_way_in_is_on_the_loopback_only() -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 from lab import names
 from lab.errors import LabError
 from lab.state import Node, Plan, State
-from lab.vm import layout, machine, template
+from lab.vm import deployed, layout, machine, template
 from lab.vm.ssh import Host, answers
 
 #: Seconds until a machine out of a snapshot greets, on a busy machine.
 START_WAIT = 60.0
 
-#: Makes a fresh copy of the snapshot a host of its own. Arguments: name, number's
-#: address, MAC, machine-id; the time comes last, so that it is as late as can be.
+#: Makes a fresh copy of the snapshot a host of its own. Arguments: name, address with
+#: prefix length, MAC, endpoints.
 _OWN = """
 set -eu
 name=$1 address=$2 mac=$3
@@ -119,41 +119,72 @@ def switched(plan: Plan) -> bool:
     return plan.hosts > 2 or plan.rtt_us > 0
 
 
-def start_all(state: State, plan: Plan) -> None:
-    """Start the nodes out of their kernel's snapshot; LabError if one does not come."""
+def start_all(state: State, plan: Plan) -> bool:
+    """Start the nodes out of a snapshot; LabError if one does not come.
+
+    Says whether they are deployed already: that is so where the same plan was
+    deployed from the same sources before.
+    """
     image, disk = template.provide(_hardware(plan))
+    kept = deployed.find(plan, disk) if plan.deploy and not plan.fresh else None
     place = directory(state)
     place.mkdir(mode=0o700)
     (place / "secure").write_text(plan.secure + "\n")
     (place / "known_hosts").write_text(template.known_host(image))
     (place / "image").write_text(f"{image}\n")
+    (place / "disk").write_text(f"{disk}\n")
+    if kept and (kept / deployed.AUTHORITY).is_dir():
+        shutil.copytree(kept / deployed.AUTHORITY, state.directory / deployed.AUTHORITY)
     sections = []
     if switched(plan):
         _start_switch(state, plan)
     for node in plan.nodes:
         (place / node.name).mkdir()
-        (place / node.name / "port").write_text(f"{machine.free_port()}\n")
+        port = machine.free_port()
+        (place / node.name / "port").write_text(f"{port}\n")
         (place / node.name / "kernel").write_text(f"{plan.kernel}\n")
-        port = int((place / node.name / "port").read_text())
         sections.append(
             host(state, node.name).section(
                 port, image / "key", place / "known_hosts", layout.HOST_KEY_ALIAS
             )
         )
-        shutil.copy2(disk, state.scratch / f"{node.name}.qcow2")
+        source = kept / f"{node.name}.qcow2" if kept else disk
+        shutil.copy2(source, state.scratch / f"{node.name}.qcow2")
         process(state, node.name).start(
-            _words(state, plan, node, _hardware(plan), image), plan.run, layout.SNAPSHOT
+            _words(state, plan, node, _hardware(plan), image),
+            plan.run,
+            deployed.SNAPSHOT if kept else layout.SNAPSHOT,
         )
     (place / "ssh_config").write_text("\n".join(sections))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _done in pool.map(lambda node: _settle(state, plan, node), plan.nodes):
+        for _done in pool.map(lambda node: _settle(state, plan, node, kept), plan.nodes):
             pass
+    return kept is not None
 
 
-def _settle(state: State, plan: Plan, node: Node) -> None:
+def _settle(state: State, plan: Plan, node: Node, kept: Path | None) -> None:
     process(state, node.name).await_monitor()
     _await(state, node.name, START_WAIT)
-    _make_own(state, plan, node)
+    # Randomness before anything else: every copy of a snapshot would draw the same.
+    done = host(state, node.name).run(f"{layout.AGENT} reseed", os.urandom(256))
+    if done.returncode != 0:
+        raise LabError(f"{node.name}: {done.stderr.decode().strip()}")
+    if kept:
+        set_clock(state, node.name)
+    else:
+        _make_own(state, plan, node)
+
+
+def keep(state: State, plan: Plan) -> None:
+    """Keep the nodes as they are for the next `up` of this plan; LabError if that fails."""
+    disk = Path((directory(state) / "disk").read_text().strip())
+    for node in plan.nodes:
+        # No connection may lie in a snapshot.
+        host(state, node.name).hang_up()
+    time.sleep(0.5)
+    deployed.keep(state, plan, disk, {node.name: process(state, node.name) for node in plan.nodes})
+    for node in plan.nodes:
+        set_clock(state, node.name)
 
 
 def _start_switch(state: State, plan: Plan) -> None:
@@ -188,11 +219,8 @@ def _await(state: State, node: str, wait: float) -> None:
 
 
 def _make_own(state: State, plan: Plan, node: Node) -> None:
-    """What sets a node apart from the snapshot: randomness first, then names, then time."""
+    """What sets a node apart from the snapshot."""
     number = plan.nodes.index(node) + 1
-    done = host(state, node.name).run(f"{layout.AGENT} reseed", os.urandom(256))
-    if done.returncode != 0:
-        raise LabError(f"{node.name}: {done.stderr.decode().strip()}")
     identity = uuid.uuid4().hex
     set_clock(state, node.name, f"echo {identity} >/etc/machine-id; ")
     script(
