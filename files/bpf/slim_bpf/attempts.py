@@ -72,7 +72,9 @@ def _get(level: int, name: int) -> Callable[[int], int]:
     def call(fd: int) -> int:
         length = ctypes.c_uint32(256)
         return int(
-            _libc.getsockopt(fd, level, name, ctypes.create_string_buffer(256), ctypes.byref(length))
+            _libc.getsockopt(
+                fd, level, name, ctypes.create_string_buffer(256), ctypes.byref(length)
+            )
         )
 
     return call
@@ -131,7 +133,12 @@ ATTEMPTS = (
     Attempt("getpeername", EPERM, "slim_getpeername", _name("getpeername")),
     Attempt("setsockopt SO_MARK", EPERM, "slim_setsockopt", _set(_SOCKET, SO_MARK)),
     Attempt("setsockopt SO_PRIORITY", EPERM, "slim_setsockopt", _set(_SOCKET, SO_PRIORITY)),
-    Attempt("setsockopt SO_BINDTODEVICE", EPERM, "slim_setsockopt", _set(_SOCKET, SO_BINDTODEVICE, b"lo")),
+    Attempt(
+        "setsockopt SO_BINDTODEVICE",
+        EPERM,
+        "slim_setsockopt",
+        _set(_SOCKET, SO_BINDTODEVICE, b"lo"),
+    ),
     Attempt("setsockopt IP_TOS", EPERM, "slim_setsockopt", _set(_IP, socket.IP_TOS)),
     Attempt("setsockopt TCP_ULP", EPERM, "slim_setsockopt", _set(_TCP, TCP_ULP, b"tls")),
     Attempt("setsockopt TCP_REPAIR", EPERM, "slim_setsockopt", _set(_TCP, TCP_REPAIR)),
@@ -143,9 +150,11 @@ ATTEMPTS = (
     Attempt("getsockopt SO_COOKIE", 0, "slim_getsockopt", _get(_SOCKET, SO_COOKIE)),
     Attempt("getsockopt TCP_INFO", 0, "slim_getsockopt", _get(_TCP, TCP_INFO)),
     Attempt(
-        "sendto with an address", EPERM, "slim_sendmsg",
+        "sendto with an address",
+        EPERM,
+        "slim_sendmsg",
         lambda fd: _libc.sendto(fd, b"x", ctypes.c_size_t(1), socket.MSG_DONTWAIT, _LOOPBACK, 16),
-    ),  # fmt: skip
+    ),
     Attempt("send MSG_FASTOPEN", EPERM, "slim_sendmsg", _send(MSG_FASTOPEN)),
     Attempt("send MSG_ZEROCOPY", EPERM, "slim_sendmsg", _send(MSG_ZEROCOPY)),
     Attempt("sendmsg with a control message", EPERM, "slim_sendmsg", _control),
@@ -159,7 +168,7 @@ ATTEMPTS = (
     Attempt("ioctl FIONBIO", 0, "slim_ioctl", _ioctl(FIONBIO)),
     Attempt("mmap", EPERM, "slim_mmap", _mmap),
     Attempt("fchown", EPERM, "slim_chown", _chown),
-)  # fmt: skip
+)
 
 # On a revoked tag.
 REVOKED_ATTEMPTS = (

@@ -11,7 +11,7 @@ import socket
 import struct
 from pathlib import Path
 
-from . import attempts, host, syscall
+from . import attempts, destroy, host, syscall
 from .errors import BpfError
 from .layout import HOOKS, ITERATORS, PINS
 from .libbpf import KernelTypes, Library
@@ -53,9 +53,7 @@ def _link(path: Path, program: str, target: int, tags_id: int) -> None:
     try:
         fd = syscall.get(str(path))
     except OSError as error:
-        raise BpfError(
-            str(path), os.strerror(error.errno or 0), "run `slim-bpf load`"
-        ) from error
+        raise BpfError(str(path), os.strerror(error.errno or 0), "run `slim-bpf load`") from error
     try:
         link = syscall.link_info(fd)
         if link.type != syscall.LINK_TYPE_TRACING or link.attach_type != syscall.ATTACH_LSM_MAC:
@@ -147,9 +145,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 def cookie_of(sock: socket.socket) -> int:
     """SO_COOKIE."""
-    return int(
-        struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, attempts.SO_COOKIE, 8))[0]
-    )
+    return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, attempts.SO_COOKIE, 8))[0])
 
 
 def behaves(pins: Path = PINS) -> None:
@@ -175,9 +171,16 @@ def behaves(pins: Path = PINS) -> None:
                         wrong.append("the counters do not count")
                     if not any(entry.cookie == cookie for entry in tags.list()):
                         wrong.append("the tag is not in the list")
-                    if not tags.mark([cookie]):
+                    found = tags.mark([cookie])
+                    if not found:
                         wrong.append("the tag cannot be revoked by its cookie")
                     wrong += child.step()
+                    failed = destroy.destroy(found.values())
+                    if failed:
+                        wrong.append(
+                            f"SOCK_DESTROY: {os.strerror(failed[cookie])} (CONFIG_INET_DIAG_DESTROY, "
+                            "and where it is a module tcp_diag)"
+                        )
             finally:
                 child.close()
         except OSError as error:

@@ -32,9 +32,10 @@ def _request(tagged: Tagged, sequence: int) -> bytes:
     body = struct.pack("=BBBBI", tagged.family, socket.IPPROTO_TCP, 0, 0, ALL_STATES)
     body += struct.pack("!HH", tagged.port, tagged.peer_port) + here + there
     body += struct.pack("=III", 0, tagged.cookie & 0xFFFFFFFF, tagged.cookie >> 32)
-    return _HEADER.pack(
-        _HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence, 0
-    ) + body
+    return (
+        _HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence, 0)
+        + body
+    )
 
 
 def _answers(data: bytes) -> Iterator[tuple[int, int]]:

@@ -62,6 +62,7 @@ class Library:
             ("bpf_map__fd", ctypes.c_int, (pointer,)),
             ("bpf_map__reuse_fd", ctypes.c_int, (pointer, ctypes.c_int)),
             ("bpf_link__fd", ctypes.c_int, (pointer,)),
+            ("bpf_link__destroy", ctypes.c_int, (pointer,)),
             ("btf__load_vmlinux_btf", pointer, ()),
             ("btf__find_by_name_kind", ctypes.c_int32, (pointer, ctypes.c_char_p, ctypes.c_uint32)),
             ("btf__free", None, (pointer,)),
@@ -70,7 +71,6 @@ class Library:
             entry.restype, entry.argtypes = result, arguments
         libc = ctypes.CDLL(None)
 
-        @_PRINTER
         def keep(level: int, form: bytes, arguments: int) -> int:
             # vsnprintf takes the va_list as the pointer that it is on all 64-bit machines here.
             if level < 2:
@@ -79,8 +79,8 @@ class Library:
                 self.printed.append(buffer.value.decode(errors="replace").rstrip())
             return 0
 
-        self._keep = keep
-        self.c.libbpf_set_print(keep)
+        self._keep = _PRINTER(keep)
+        self.c.libbpf_set_print(self._keep)
 
     def pointer(self, value: int | None, thing: str) -> int:
         """value, if it is no error of libbpf's."""
@@ -118,7 +118,7 @@ class KernelTypes:
 
 
 class Object:
-    """One opened object file. Links live as long as this or a pin of them does."""
+    """One opened object file. Its links live until close(), or as long as a pin of them does."""
 
     def __init__(self, library: Library, path: Path) -> None:
         """Raises BpfError for an unreadable file."""
@@ -127,6 +127,7 @@ class Object:
         self._handle = library.pointer(
             library.c.bpf_object__open_file(str(path).encode(), None), str(path)
         )
+        self._links: list[int] = []
         self.programs = dict(self._programs())
 
     def _programs(self) -> Iterator[tuple[str, int]]:
@@ -146,9 +147,7 @@ class Object:
 
     def reuse(self, name: str, fd: int) -> None:
         """Take the map that fd is instead of making one."""
-        self._library.status(
-            self._library.c.bpf_map__reuse_fd(self._map(name), fd), f"map {name}"
-        )
+        self._library.status(self._library.c.bpf_map__reuse_fd(self._map(name), fd), f"map {name}")
 
     def load(self) -> None:
         """Maps, relocation and verifier. Raises BpfError with the verifier's last words."""
@@ -160,8 +159,11 @@ class Object:
 
     def attach(self, program: str) -> int:
         """Attach where its section says; the link's descriptor, which belongs to the object."""
-        link = self._library.c.bpf_program__attach(self.programs[program])
-        return int(self._library.c.bpf_link__fd(self._library.pointer(link, program)))
+        return self._link(self._library.c.bpf_program__attach(self.programs[program]), program)
+
+    def _link(self, link: int | None, program: str) -> int:
+        self._links.append(self._library.pointer(link, program))
+        return int(self._library.c.bpf_link__fd(self._links[-1]))
 
     def attach_iterator(self, program: str, map_fd: int | None = None) -> int:
         """Attach an iterator, over a map or over all tasks."""
@@ -175,8 +177,10 @@ class Object:
         link = self._library.c.bpf_program__attach_iter(
             self.programs[program], ctypes.byref(options) if options else None
         )
-        return int(self._library.c.bpf_link__fd(self._library.pointer(link, program)))
+        return self._link(link, program)
 
     def close(self) -> None:
-        """Free it. Attached links that nobody pinned stay until the process ends."""
+        """Free it; links that nobody pinned are detached."""
+        while self._links:
+            self._library.c.bpf_link__destroy(self._links.pop())
         self._library.c.bpf_object__close(self._handle)

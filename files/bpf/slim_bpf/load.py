@@ -4,7 +4,9 @@
 First everything is loaded, attached, pinned in a staging directory and tried
 on a socket; only then the pins move to their place, one rename each. While a
 new version replaces an old one both are attached, and either's "no" counts:
-there is no moment without a program. The maps, and so the tags, stay.
+there is no moment without a program. The maps, and so the tags, stay. As the
+old version's "no" would hide a hole in the new one, that one is first tried
+with maps of its own, in which the old one does not look.
 """
 
 import errno
@@ -85,13 +87,29 @@ def _pinned_maps(library_object: Object) -> None:
             os.close(fd)
 
 
-def _open(library: Library, path: Path, without: set[str]) -> Object:
+def _open(library: Library, path: Path, without: set[str], *, keep_maps: bool) -> Object:
     opened = Object(library, path)
-    for program in without:
-        opened.skip(program)
-    _pinned_maps(opened)
-    opened.load()
+    try:
+        for program in without:
+            opened.skip(program)
+        if keep_maps:
+            _pinned_maps(opened)
+        opened.load()
+    except BaseException:
+        opened.close()
+        raise
     return opened
+
+
+def _open_for_kernel(library: Library, path: Path, without: set[str], *, keep_maps: bool) -> Object:
+    """Kernels before 6.1 have the hook path_chown but cannot attach to it: leave it out there."""
+    try:
+        return _open(library, path, without, keep_maps=keep_maps)
+    except BpfError:
+        if "slim_chown" in without:
+            raise
+        without.add("slim_chown")
+        return _open(library, path, without, keep_maps=keep_maps)
 
 
 def _clear(directory: Path) -> None:
@@ -102,16 +120,29 @@ def _clear(directory: Path) -> None:
         directory.rmdir()
 
 
-def _stage(opened: Object, programs: list[str], sha256: str) -> None:
+def _stage(opened: Object, without: set[str], sha256: str) -> None:
+    """Attach and pin everything in the staging directory."""
+    _clear(STAGING)
     STAGING.mkdir(mode=0o700)
     for name in MAPS:
         syscall.pin(opened.map_fd(name), str(STAGING / name))
     syscall.update(opened.map_fd("about"), struct.pack("=I", 0), sha256.encode().ljust(ABOUT_SIZE))
-    for program in programs:
+    for program in (hook.program for hook in HOOKS if hook.program not in without):
         syscall.pin(opened.attach(program), str(STAGING / program))
     for iterator in ITERATORS:
         fd = opened.map_fd("tags") if iterator in MAP_ITERATORS else None
         syscall.pin(opened.attach_iterator(iterator, fd), str(STAGING / iterator))
+
+
+def _try_alone(library: Library, path: Path, without: set[str], sha256: str) -> None:
+    """The load check with maps of its own."""
+    opened = _open_for_kernel(library, path, without, keep_maps=False)
+    try:
+        _stage(opened, without, sha256)
+        check.behaves(STAGING)
+    finally:
+        opened.close()
+        _clear(STAGING)
 
 
 def load(path: Path = OBJECT) -> tuple[bool, State]:
@@ -138,17 +169,15 @@ def load(path: Path = OBJECT) -> tuple[bool, State]:
     for hook in lacking.values():
         if not hook.instead:
             raise BpfError("kernel", f"it lacks the LSM hook {hook.hook}", "use the kernel module")
-    _clear(STAGING)
     without = set(lacking)
     try:
-        opened = _open(library, path, without)
-    except BpfError:
-        # Kernels before 6.1 have this hook but cannot attach to it: structures by value.
-        without.add("slim_chown")
-        opened = _open(library, path, without)
-    try:
-        programs = [hook.program for hook in HOOKS if hook.program not in without]
-        _stage(opened, programs, sha256)
+        if PINS.exists():
+            _try_alone(library, path, without, sha256)
+        opened = _open_for_kernel(library, path, without, keep_maps=True)
+        try:
+            _stage(opened, without, sha256)
+        finally:
+            opened.close()
         check.behaves(STAGING)
         PINS.mkdir(mode=0o700, exist_ok=True)
         wanted = {pin.name for pin in STAGING.iterdir()}

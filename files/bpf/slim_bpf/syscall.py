@@ -47,7 +47,9 @@ def _bpf(command: int, attributes: bytes, *, name: str | None = None) -> int:
     return result
 
 
-def _element(command: int, fd: int, key: bytes, value: ctypes.Array[ctypes.c_char] | None, flags: int) -> None:
+def _element(
+    command: int, fd: int, key: bytes, value: ctypes.Array[ctypes.c_char] | None, flags: int
+) -> None:
     key_buffer = ctypes.create_string_buffer(key, len(key))
     address = 0 if value is None else ctypes.addressof(value)
     _bpf(command, struct.pack("=IIQQQ", fd, 0, ctypes.addressof(key_buffer), address, flags))

@@ -16,7 +16,7 @@ INTERPRETER = Path("/usr/bin/python3")
 # What a program may import besides slim_bpf's own imports.
 MODULES = (
     "slim_bpf.cli", "encodings.idna", "array", "mmap", "select", "signal", "tempfile", "threading",
-    "time", "unittest", "traceback", "fcntl", "termios", "random", "secrets", "subprocess",
+    "time", "unittest", "traceback", "fcntl", "termios", "random", "resource", "subprocess",
 )  # fmt: skip
 
 _LIST = """
@@ -32,7 +32,13 @@ for module in list(sys.modules.values()):
 
 def _imported() -> set[Path]:
     answer = subprocess.run(
-        [INTERPRETER, "-I", "-c", f"import sys; sys.path.insert(0, {str(BPF)!r})" + _LIST, *MODULES],
+        [
+            INTERPRETER,
+            "-I",
+            "-c",
+            f"import sys; sys.path.insert(0, {str(BPF)!r})" + _LIST,
+            *MODULES,
+        ],
         check=True,
         capture_output=True,
         text=True,
