@@ -133,7 +133,7 @@ def test_memcached(slim_lab: Lab) -> None:
                     s.close()
             except Exception as error:
                 bad.append(repr(error))
-        one(24)  # (24 cold connects at once are test_cold_connect's and the bench's affair)
+        one(24)  # (how many of 24 cold connects at once are in time is the machine's affair)
         threads = [threading.Thread(target=one, args=(n,)) for n in range(24)]
         for t in threads: t.start()
         for t in threads: t.join()
