@@ -31,6 +31,8 @@ SHIM_MAX_US = 1_000_000
 """The shim waits no longer, whatever it is told (files/shim/control.c, BOUND_MAX_US)."""
 
 SECURE_MODES = ("none", "bpf", "kmod")
+SECURE_FALLBACKS = ("overlay", "down")
+"""Of an endpoint while the backend of its secure mode is not there."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -81,6 +83,7 @@ class RouterConfig:
     metrics: tuple[str, int] | None  # (address, port), None: no metrics
     tls: Tls
     bounds: Bounds = field(default_factory=Bounds)
+    secure_fallback: str = "overlay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +277,8 @@ def normal(text: str) -> Address:
 
 
 ROUTER_KEYS = (
-    "version", "host", "address", "trunk_port", "data_ports", "overlay", "secure", "metrics",
-    "tls", "bounds",
+    "version", "host", "address", "trunk_port", "data_ports", "overlay", "secure",
+    "secure_fallback", "metrics", "tls", "bounds",
 )  # fmt: skip
 
 
@@ -288,6 +291,13 @@ def parse_router(value: object, where: str = "router.json") -> RouterConfig:
     if secure not in SECURE_MODES:
         raise reader.fail(
             "secure", f"{secure!r} is not a mode", f"choose one of {', '.join(SECURE_MODES)}"
+        )
+    fallback = reader.get("secure_fallback", "overlay")
+    if fallback not in SECURE_FALLBACKS:
+        raise reader.fail(
+            "secure_fallback",
+            f"{fallback!r} is not known",
+            f"choose one of {', '.join(SECURE_FALLBACKS)}",
         )
     paths = _Reader(reader.get("tls"), f"{where}: tls", ("ca", "cert", "key"))
     files = {}
@@ -303,6 +313,7 @@ def parse_router(value: object, where: str = "router.json") -> RouterConfig:
         data_ports=_data_ports(reader, trunk_port),
         overlay=_overlay(reader),
         secure=secure,
+        secure_fallback=fallback,
         metrics=_metrics(reader),
         tls=Tls(**files),
         bounds=_bounds(reader.get("bounds", {}), f"{where}: bounds"),

@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from typing import Protocol
 
-from . import log, netns
+from . import blockade, log, netns
 from .bucket import Bucket
 from .config import EndpointSpec, FleetMap, Key, RouterConfig
 from .link import Message, WorkerLink
@@ -75,6 +75,7 @@ class Endpoint:
         self.asked: dict[str, None] = {}  # vips whose location the worker wants, oldest first
         self.shims = Bucket(SHIM_RATE, SHIM_BURST)
         self.barred = ""  # secure mode: a process that is refused, why, and what to do
+        self.cut_off: bool | None = None  # from the overlay (secure_fallback); None: not known
         self.complained = ""  # the last that was said of it in the log
         self.wake = asyncio.Event()
         self.removed = False
@@ -108,6 +109,7 @@ class Endpoint:
             "pid": self.child.pid if self.child else None,
             "restarts": self.restarts,
             "netns_cookie": self.cookie or None,
+            "cut_off": bool(self.cut_off),
         }
 
 
@@ -188,6 +190,12 @@ class Registry:
             if new is not None and (new != ep.spec or restart_all):
                 gone.append(ep)
         await asyncio.gather(*(self._remove(ep) for ep in gone))
+        for ep in gone:
+            if ep.cut_off and ep.key not in wanted:  # no longer ours to cut off
+                with contextlib.suppress(OSError):
+                    fd, _unused = netns.open_path(ep.spec.netns or "")
+                    self._let_in(ep, fd)
+                    os.close(fd)
         for key, spec in wanted.items():
             if key not in self.endpoints:
                 self._add(spec, assigned[_name(key)])
@@ -274,8 +282,9 @@ class Registry:
                         ep.complained = ep.detail
                         log.error(
                             "endpoint-not-secure", endpoint=ep.spec.label, cause=error,
-                            next="its programs use the plain overlay; will try again",
+                            next=f"{self.config.secure_fallback} until it is; will try again",
                         )  # fmt: skip
+                    self._cut_off(ep, fd)
                 except (NurseryError, PortsError, OSError) as error:
                     ep.detail = str(error)
                     log.warning(
@@ -320,9 +329,6 @@ class Registry:
         if ep.identity is None:
             self._set(ep, "absent", f"no network namespace at {path}")
             return -1
-        if self.unsafe:
-            self._set(ep, "refused", self.unsafe)
-            return -1
         try:
             fd, ep.identity = netns.open_path(path)
         except OSError as error:
@@ -344,9 +350,52 @@ class Registry:
                 log.error("endpoint-refused", endpoint=ep.spec.label, netns=path, cause=error)
             self._set(ep, "refused", str(error))
             return -1
+        if self.unsafe:
+            self._set(ep, "refused", self.unsafe)
+            self._cut_off(ep, fd)
+            os.close(fd)
+            return -1
+        if self.config.secure == "none" or self.config.secure_fallback != "down":
+            self._let_in(ep, fd)  # else not before its worker has proved itself
         ep.cookie = cookie
         self.by_cookie[cookie] = ep
         return fd
+
+    def _cut_off(self, ep: Endpoint, fd: int) -> None:
+        """Secure mode cannot be kept for *ep*: down, if that is wanted."""
+        if self.config.secure_fallback != "down":
+            self._let_in(ep, fd)
+            return
+        try:
+            blockade.block(fd, self.config.overlay)
+        except OSError as error:
+            log.error(
+                "endpoint-not-down", endpoint=ep.spec.label, cause=error,
+                next="stop the container, or set secure_fallback to overlay",
+            )  # fmt: skip
+            return
+        if not ep.cut_off:
+            ep.cut_off = True
+            log.error(
+                "endpoint-down", endpoint=ep.spec.label, cause=ep.detail,
+                next="its overlay is cut off (secure_fallback down) until secure mode is in force",
+            )  # fmt: skip
+
+    def _let_in(self, ep: Endpoint, fd: int) -> None:
+        """Undo :meth:`_cut_off`, whoever did it."""
+        if ep.cut_off is False:
+            return
+        try:
+            blockade.unblock(fd)
+        except OSError as error:
+            log.error(
+                "endpoint-not-let-in", endpoint=ep.spec.label, cause=error,
+                next=f"remove the rules with preference {blockade.PREFERENCE} in its namespace",
+            )  # fmt: skip
+            return
+        if ep.cut_off:
+            log.info("endpoint-let-in", endpoint=ep.spec.label)
+        ep.cut_off = False
 
     async def _listener(self, ep: Endpoint) -> socket.socket:
         """The data listener; a port that a stranger holds is exchanged. Raises OSError."""
@@ -427,6 +476,7 @@ class Registry:
                 raise SecureError(errno.EPERM, insecure)
             if ready.is_set() and not ended.is_set():
                 ep.link = link
+                self._let_in(ep, fd)
                 self._set(ep, "up", "")
                 log.info("endpoint-up", endpoint=ep.spec.label, vip=ep.spec.vip, pid=child.pid)
                 self.events.on_endpoint_changed(ep)

@@ -12,9 +12,12 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
@@ -73,11 +76,16 @@ def open_path(path: str) -> tuple[int, Identity]:
 
 
 def cookie_of_fd(fd: int) -> int:
-    """The cookie of the network namespace behind *fd*. Raises OSError.
+    """The cookie of the network namespace behind *fd*. Raises OSError."""
+    return inside(fd, own_cookie)
+
+
+def inside(fd: int, call: Callable[[], T]) -> T:
+    """What *call* returns in the network namespace behind *fd*. Raises OSError.
 
     Blocks for the life of a thread (well under a millisecond).
     """
-    outcome: list[int | OSError] = []
+    outcome: list[T | OSError] = []
 
     def visit() -> None:
         try:
@@ -85,7 +93,7 @@ def cookie_of_fd(fd: int) -> int:
             if libc.setns(fd, CLONE_NEWNET) != 0:
                 code = ctypes.get_errno()
                 raise NetnsError(code, f"setns: {os.strerror(code)}")
-            outcome.append(own_cookie())
+            outcome.append(call())
         except OSError as error:
             outcome.append(error)
 
@@ -94,6 +102,7 @@ def cookie_of_fd(fd: int) -> int:
     thread.join(5)
     if not outcome:
         raise NetnsError("no answer from the namespace within 5 s")
-    if isinstance(outcome[0], OSError):
-        raise outcome[0]
-    return outcome[0]
+    found = outcome[0]
+    if isinstance(found, OSError):
+        raise found
+    return found

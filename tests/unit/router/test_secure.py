@@ -16,7 +16,7 @@ import subprocess
 
 import pytest
 
-from slim_router import metrics, secure, slimctl, supervisor
+from slim_router import config, metrics, secure, slimctl, supervisor
 from tests.unit.router.fleet import run, until
 from tests.unit.router.puppets import Puppets
 
@@ -229,6 +229,105 @@ def test_a_refused_process_is_shown_until_it_has_ended(lone, kmod, capfd):
         assert said.count("event=socket-not-tagged") == 1
 
     run(body())
+
+
+def way_out(fleet) -> str:
+    """How the endpoint reaches a peer, or why it does not."""
+    name = fleet.endpoints[0]["netns"].rpartition("/")[2]
+    done = subprocess.run(
+        ["ip", "-n", name, "route", "get", "10.44.0.2"],
+        capture_output=True, text=True, timeout=10, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def rules(fleet) -> int:
+    """How many of our rules there are, of both families."""
+    name = fleet.endpoints[0]["netns"].rpartition("/")[2]
+    text = ""
+    for family in ("-4", "-6"):
+        done = subprocess.run(
+            ["ip", "-n", name, family, "rule", "show", "pref", "44"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+        text += done.stdout
+    assert text.count("prohibit") == len(text.splitlines())
+    return len(text.splitlines())
+
+
+def test_down_means_without_the_overlay_and_nothing_else(lone, kmod, capfd):
+    name = lone.endpoints[0]["netns"].rpartition("/")[2]
+    for command in ("link set lo up", "addr add 10.44.0.1/32 dev lo", "route add 10.44.0.0/16 dev lo",
+                    "route add 192.0.2.0/24 dev lo"):  # fmt: skip
+        subprocess.run(["ip", "-n", name, *command.split()], check=True, timeout=10)
+    lone.changes["node1"]["secure_fallback"] = "down"
+    lone.write()
+
+    async def body():
+        before = way_out(lone)
+        assert "dev lo" in before
+        async with scene(lone) as (puppets, one, ep):
+            assert (ep.state, ep.cut_off) == ("refused", True)
+            assert "Permission denied" in way_out(lone)
+            assert rules(lone) == 2, "one for each prefix"
+            assert (await ask(lone, "endpoints"))["endpoints"][0]["cut_off"] is True
+            load(kmod)
+            await until(lambda: ep.up, "up")
+            assert (way_out(lone), rules(lone)) == (before, 0)
+            shutil.rmtree(kmod)
+            await until(lambda: ep.cut_off, "down again")
+            # It is the router's to let it in: a change of mind counts at once.
+            lone.changes["node1"]["secure_fallback"] = "overlay"
+            lone.write()
+            await ask(lone, "reload")
+            await until(lambda: not ep.cut_off, "on the overlay")
+            assert (ep.state, rules(lone)) == ("refused", 0)
+            lone.changes["node1"]["secure_fallback"] = "down"
+            lone.write()
+            await ask(lone, "reload")
+            await until(lambda: ep.cut_off, "down")
+        assert rules(lone) == 2, "a router that stops lets nobody in"
+        load(kmod)
+        async with scene(lone) as (puppets, _one, ep):
+            await puppets.worker("a1")
+            await until(lambda: ep.up, "up")
+            assert rules(lone) == 0, "what a predecessor left is taken away"
+            shutil.rmtree(kmod)
+            await until(lambda: ep.cut_off, "down")
+            lone.endpoints.clear()
+            path = ep.spec.netns
+            lone.write()
+            await ask(lone, "reload")
+            lone.endpoints.append({"netns": path})
+            assert rules(lone) == 0, "it is no endpoint any more"
+            lone.endpoints.clear()
+        assert "event=endpoint-down" in capfd.readouterr().err
+
+    run(body())
+
+
+def test_a_worker_without_proof_means_down_until_one_has_it(lone, kmod):
+    lone.changes["node1"]["secure_fallback"] = "down"
+    lone.write()
+
+    async def body():
+        load(kmod)
+        async with scene(lone, "slim_router.worker") as (_unused, _router, ep):
+            await until(lambda: ep.cut_off, "down")
+            pid = ep.child.pid if ep.child else 0
+            await until(lambda: ep.child and ep.child.pid != pid, "it is tried again")
+            assert rules(lone) == 2, "and stays down meanwhile"
+
+    run(body())
+
+
+def test_the_fallback_is_checked(lone):
+    raw = lone.router_json("node1")
+    assert config.parse_router(raw).secure_fallback == "overlay"
+    with pytest.raises(
+        config.ConfigError, match="'open' is not known; choose one of overlay, down"
+    ):
+        config.parse_router({**raw, "secure_fallback": "open"})
 
 
 def test_metrics_tell(monkeypatch):
