@@ -28,7 +28,8 @@ from .listeners import cookie_of
 KMOD_DIRECTORY = "/proc/slim_kmod"
 
 RECORD = struct.Struct("<HBBiQQQ")
-"""One record of the module's control file (docs/architecture.md, "Control files")."""
+"""One record of the module's control file (docs/protocol.md, "Control files of
+SlimKernModule")."""
 RECORD_MAGIC, RECORD_VERSION = 0x4B53, 1
 OP_TAG, OP_REVOKE = 1, 2
 BATCH = 1024  # records that one write takes
@@ -143,9 +144,9 @@ class Kmod:
                 try:
                     done = os.write(self._fd, records)
                 except OSError as error:
-                    if error.errno != errno.ENOENT:  # gone, which is what was wanted
+                    if error.errno != errno.ENOENT:  # none of them lives any more
                         raise
-                    done = RECORD.size
+                    done = len(records)
                 records = records[max(done, RECORD.size) :]
         return Revoked(len(wanted), self._held(set(wanted)))
 

@@ -144,7 +144,8 @@ def show_endpoints(result: dict[str, Any]) -> str:
     rows = [
         (
             row["name"], row["tenant"], row["vip"], row["state"], duration(row["since_s"]),
-            row["data_port"], row["pid"], row["restarts"], len(row["listeners"]), row["detail"],
+            row["data_port"], row["pid"], row["restarts"], len(row["listeners"]),
+            row["detail"] + ("; cut off from the overlay" if row["cut_off"] else ""),
         )
         for row in result["endpoints"]
     ]  # fmt: skip
