@@ -900,6 +900,7 @@ static void options(void)
 	fd = socket(AF_INET, SOCK_STREAM, 0);
 	CHECK(setsockopt(fd, IPPROTO_IP, IP_TOS, &value, sizeof(value)) == 0);
 	CHECK(setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &value, sizeof(value)) == 0);
+	CHECK(setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one)) == 0); /* of no meaning */
 	CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0);
 	CHECK(number(fd, IPPROTO_IP, IP_TOS) == 0x10); /* set before, read after */
 	CHECK(number(fd, IPPROTO_TCP, TCP_KEEPIDLE) == 0x10);
@@ -959,6 +960,43 @@ static void options(void)
 	close(fd);
 }
 
+/* What a server is given is a host connection: it must not show. */
+static void accepted_host(void)
+{
+	struct sockaddr_in name, own = address(OWN, LISTEN_PORT);
+	int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1, tos = 0x10, client, got;
+	struct linger linger = { 1, 1 };
+	socklen_t len = sizeof(name);
+	char text[4];
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	CHECK(setsockopt(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos)) == 0);
+	CHECK(setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one)) == 0);
+	CHECK(setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) == 0);
+	CHECK(bind(fd, (struct sockaddr *)&own, sizeof(own)) == 0 && listen(fd, 8) == 0);
+	for (int i = 0; i < 4; i++) {
+		client = bare_client(LISTEN_PORT);
+		got = accept4(fd, (struct sockaddr *)&name, &len, i & 1 ? SOCK_NONBLOCK : 0);
+		CHECK(client >= 0 && got >= 0 && name.sin_addr.s_addr == own.sin_addr.s_addr);
+		CHECK(!(fcntl(got, F_GETFL) & O_NONBLOCK) == !(i & 1));
+		CHECK(number(got, IPPROTO_IP, IP_TOS) == 0x10 && number(got, SOL_SOCKET, SO_KEEPALIVE) == 1);
+		len = sizeof(linger);
+		CHECK(getsockopt(got, SOL_SOCKET, SO_LINGER, &linger, &len) == 0 && linger.l_onoff == 0);
+		len = sizeof(name);
+		CHECK(getsockname(got, (struct sockaddr *)&name, &len) == 0 && name.sin_port == own.sin_port);
+		CHECK(getpeername(got, (struct sockaddr *)&name, &len) == 0);
+		CHECK(name.sin_addr.s_addr == own.sin_addr.s_addr);
+		CHECK(syscall(SYS_sendto, client, "hi", 2, 0, NULL, 0) == 2);
+		CHECK(poll(&(struct pollfd){ .fd = got, .events = POLLIN }, 1, 5000) == 1);
+		CHECK(recv(got, text, 2, 0) == 2 && send(got, "ho", 2, 0) == 2);
+		CHECK(recv(client, text, 2, MSG_WAITALL) == 2 && memcmp(text, "ho", 2) == 0);
+		syscall(SYS_close, client);
+		CHECK(i & 1 || recv(got, text, 1, 0) == 0);
+		close(got);
+	}
+	close(fd);
+}
+
 /* Secure mode does not serve us: the overlay does, and the router is left alone. */
 static void refused(void)
 {
@@ -995,7 +1033,7 @@ static const struct {
 	{ "few_descriptors", few_descriptors }, { "listen_when_full", listen_when_full },
 	{ "chroot", jailed }, { "errno", errno_kept },
 	{ "off_overlay", off_overlay }, { "signals", signalled }, { "unspec", dissolved },
-	{ "silence", silence }, { "knock", knock }, { "options", options }, { "refused", refused },
+	{ "accept_host", accepted_host }, { "silence", silence }, { "knock", knock }, { "options", options }, { "refused", refused },
 };
 
 int main(int argc, char **argv)

@@ -305,6 +305,9 @@ class Router:
                     if fd == channel.fileno():
                         return
                     sock, peer = listener.accept()
+                    if self.way == "host":
+                        self._deliver(channel, sock, peer)
+                        continue
                     with sock:
                         sock.setsockopt(
                             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
@@ -315,6 +318,30 @@ class Router:
                                          peer=wire.pack_addr(peer[0]), pport=peer[1], cookie=cookie_of(sock)),
                             sock.fileno(),
                         )  # fmt: skip
+
+    def _deliver(self, channel: socket.socket, sock: socket.socket, peer: tuple[str, int]) -> None:
+        """A host connection in the place of the overlay's *sock*, to the same client."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ours = socket.create_connection(server.getsockname())
+            theirs, _unused = server.accept()
+        with theirs:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            send(
+                channel,
+                wire.message(wire.ACCEPTED, local=OURS, lport=7100, peer=wire.pack_addr(peer[0]),
+                             pport=peer[1], cookie=cookie_of(theirs)),
+                theirs.fileno(),
+            )  # fmt: skip
+        for source, sink in ((ours, sock), (sock, ours)):
+            threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket) -> None:
+        with source, contextlib.suppress(OSError):
+            source.setblocking(True)
+            while data := source.recv(4096):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
     def _spoil(self, channel: socket.socket) -> None:
         """What no worker sends, before what it does."""

@@ -106,6 +106,7 @@ def cases() -> list[Case]:
             found += [Case(build, "options", way)]
             found += [Case(build, name, way, secure=True) for name in [*BASIC, "options"]]
         found += [Case(build, name, secure=True) for name in ("accept", "threads", "many_pending")]
+        found += [Case(build, "accept_host", "host", secure=secure) for secure in (False, True)]
     found += [Case("glibc", "refused", "refused")]
     for way in ("cold", "warm", "plain"):
         found += [Case("musl", name, way) for name in ("blocking", "epoll", "dup", "fork", "exec")]
@@ -272,7 +273,7 @@ def main(build: Path, wanted: list[str]) -> int:
         alone = [
             case
             for case in chosen
-            if case.name in (*SERVERS, "errno", "unspec", "silence", "small_stack")
+            if case.name in (*SERVERS, "accept_host", "errno", "unspec", "silence", "small_stack")
         ]
         beside = [case for case in chosen if case not in alone]
         results: list[tuple[Case, str]] = []
