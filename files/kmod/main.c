@@ -48,6 +48,7 @@ static int __init slim_init(void)
 	error = slim_selftest();
 	if (error)
 		goto error_hooks;
+	slim_stats = (struct slim_stats){};
 	error = slim_control_init();
 	if (error)
 		goto error_hooks;

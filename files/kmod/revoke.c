@@ -13,8 +13,8 @@
  *
  * tcp_abort() takes the socket's lock, and a process may sit on that for as
  * long as it likes: it sends from memory that a file system of its own has to
- * bring. So each abort has a worker, and we wait for it no longer than
- * SLIM_ABORT_LIMIT; nobody can hold up the revocation of others.
+ * bring. So each abort has a worker, and when none has ended in
+ * SLIM_ABORT_LIMIT we go on; nobody can hold up the revocation of others.
  */
 #include <linux/delay.h>
 #include <linux/jiffies.h>
@@ -29,8 +29,8 @@
 
 #define SLIM_ABORT_LIMIT	(HZ / 2)
 #define SLIM_CLOSE_LIMIT	(HZ / 10)
-#define SLIM_WALK_LIMIT		HZ
-/* Walks that find nothing new before what is left is called a leftover. */
+#define SLIM_WALK_LIMIT		(5 * HZ)
+/* Walks without any progress before what is left is called a leftover. */
 #define SLIM_IDLE_WALKS		5
 /* Between later looks at leftovers: from and up to. */
 #define SLIM_SWEEP_FIRST	HZ
@@ -62,15 +62,15 @@ void slim_abort_work(struct work_struct *work)
 		sk_error_report(sk);
 	}
 	read_unlock_bh(&sk->sk_callback_lock);
-	if (atomic_dec_and_test(&slim_aborting) || waitqueue_active(&slim_aborted))
-		wake_up_all(&slim_aborted);
+	atomic_dec(&slim_aborting);
+	wake_up_all(&slim_aborted);
 	/* The tag goes with the socket. */
 	sock_put(sk);
 }
 
 static void slim_abort_all(struct list_head *batch)
 {
-	int before = atomic_read(&slim_aborting);
+	int before = atomic_read(&slim_aborting), last;
 	struct slim_tag *tag;
 
 	list_for_each_entry(tag, batch, batch) {
@@ -81,12 +81,16 @@ static void slim_abort_all(struct list_head *batch)
 			sock_put(tag->sk);
 		}
 	}
-	if (!wait_event_timeout(slim_aborted, atomic_read(&slim_aborting) <= before,
-				SLIM_ABORT_LIMIT))
-		pr_warn_ratelimited("some connections are held locked by their users; they are aborted when they let go\n");
+	do {
+		last = atomic_read(&slim_aborting);
+		if (wait_event_timeout(slim_aborted, atomic_read(&slim_aborting) <= before,
+				       SLIM_ABORT_LIMIT))
+			return;
+	} while (atomic_read(&slim_aborting) < last);
+	pr_warn_ratelimited("some connections are held locked by their users; they are aborted when they let go\n");
 }
 
-/* Sockets of the batch that somebody but the writer still has. */
+/* Sockets of the batch that somebody but the router still has. */
 static unsigned int slim_batch_held(const struct list_head *batch)
 {
 	struct slim_tag *tag;
@@ -101,20 +105,24 @@ static unsigned int slim_batch_held(const struct list_head *batch)
 static unsigned int slim_remove(const struct list_head *batch)
 {
 	unsigned long end = jiffies + SLIM_WALK_LIMIT;
-	unsigned int idle = 0, before, queued, held;
+	unsigned int idle = 0, last = UINT_MAX, before, queued, held;
+	struct slim_tag *tag;
 
 	for (;;) {
+		list_for_each_entry(tag, batch, batch)
+			WRITE_ONCE(tag->kept, false);
 		before = slim_walk_pending();
 		slim_walk_close(&queued);
-		if (queued) {
-			idle = 0;
+		if (queued)
 			slim_walk_wait(before, SLIM_CLOSE_LIMIT);
-		}
 		held = slim_batch_held(batch);
+		if (queued || held < last)
+			idle = 0;
 		if (!held || idle >= SLIM_IDLE_WALKS || time_after(jiffies, end))
 			return held;
 		if (!queued)
 			msleep(1U << idle++);
+		last = held;
 	}
 }
 
@@ -169,12 +177,11 @@ unsigned int slim_revoke(const u64 *cookies, size_t count)
 	}
 	list_for_each_entry_safe(tag, next, &batch, batch) {
 		list_del_init(&tag->batch);
-		WRITE_ONCE(tag->kept, false);
 		sock_put(tag->sk);
 	}
 	if (held) {
 		atomic64_add(held, &slim_stats.leftovers);
-		pr_notice_ratelimited("%u of %u revoked sockets are still held (stopped task, or queued in a socket); they are dead, their descriptors go when they can\n",
+		pr_notice_ratelimited("%u of %u revoked sockets are still held (by a stopped task, in a Unix socket or an io_uring); they are dead, their descriptors go when they can\n",
 				      held, known);
 		slim_sweep_delay = SLIM_SWEEP_FIRST;
 		mod_delayed_work(slim_workers, &slim_sweeper, slim_sweep_delay);

@@ -45,7 +45,7 @@ struct slim_tag {
 	u64 born;			/* ktime_get_ns() */
 	enum slim_state state;		/* changed under the table's lock */
 	pid_t holder;			/* last walk's finding, for a reader */
-	bool kept;			/* the writer itself has a copy */
+	bool kept;			/* somebody of the router's has a copy */
 };
 
 /* The operations of one address family: what it had, and our two sets. */

@@ -16,6 +16,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/module.h>
+#include <linux/nsproxy.h>
 #include <linux/pid.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
@@ -25,6 +26,7 @@
 #include <linux/static_call.h>
 #include <linux/task_work.h>
 #include <linux/wait.h>
+#include <net/net_namespace.h>
 
 #include "slim.h"
 
@@ -67,12 +69,32 @@ static struct socket *slim_tagged_socket(struct file *file)
 	return sock && slim_is_tagged(sock->sk) ? sock : NULL;
 }
 
-/* iterate_fd() calls it under the table's lock. */
+/*
+ * Is this a revoked socket that the owner of the table must give up? Those in
+ * the socket's own network namespace, the router above all, keep theirs, dead
+ * as they are: a descriptor must not vanish from under the router while it
+ * hands it over or closes it. iterate_fd() calls it under the table's lock.
+ */
 static int slim_match_revoked(const void *data, struct file *file, unsigned int fd)
 {
 	struct socket *sock = slim_tagged_socket(file);
+	const struct net *net = data;
+	struct slim_tag *tag;
 
-	return sock && slim_is_revoked(sock);
+	if (!sock || !slim_is_revoked(sock))
+		return 0;
+	if (!net || !net_eq(net, sock_net(sock->sk)))
+		return 1;
+	tag = slim_tag_find(sock->sk);
+	if (tag)
+		WRITE_ONCE(tag->kept, true);
+	return 0;
+}
+
+/* Of a task that cannot change it meanwhile: ourselves, or under its lock. */
+static const struct net *slim_task_net(const struct task_struct *task)
+{
+	return task->nsproxy ? task->nsproxy->net_ns : NULL;
 }
 
 static bool slim_holds_revoked(struct task_struct *task)
@@ -81,7 +103,7 @@ static bool slim_holds_revoked(struct task_struct *task)
 
 	task_lock(task);
 	if (task->files)
-		found = iterate_fd(task->files, 0, slim_match_revoked, NULL);
+		found = iterate_fd(task->files, 0, slim_match_revoked, slim_task_net(task));
 	task_unlock(task);
 	return found;
 }
@@ -95,7 +117,7 @@ static int slim_take_slot(const void *data, struct file *file, unsigned int fd)
 	struct files_struct *files = current->files;
 	struct fdtable *table;
 
-	if (!slim_match_revoked(NULL, file, fd))
+	if (!slim_match_revoked(slim_task_net(current), file, fd))
 		return 0;
 	table = files_fdtable(files);
 	rcu_assign_pointer(table->fd[fd], NULL);
@@ -252,45 +274,29 @@ static void slim_tasks_put(struct slim_tasks *tasks)
 	kvfree(tasks->task);
 }
 
-static int slim_match_kept(const void *data, struct file *file, unsigned int fd)
-{
-	struct socket *sock = slim_tagged_socket(file);
-	struct slim_tag *tag;
-
-	if (sock && slim_is_revoked(sock)) {
-		tag = slim_tag_find(sock->sk);
-		if (tag)
-			WRITE_ONCE(tag->kept, true);
-	}
-	return 0;
-}
-
 /*
  * Once through all processes: whoever holds a revoked socket is asked to close
  * it. Returns how many tables hold one; *queued: how many were asked just now.
- * The caller's own table is the router's: it knows what it revokes, and closes
- * for itself.
  */
 unsigned int slim_walk_close(unsigned int *queued)
 {
-	const struct files_struct *own = current->flags & PF_KTHREAD ? NULL : current->files;
 	struct slim_tasks tasks;
 	unsigned int found = 0;
 	size_t i;
 
 	*queued = 0;
-	if (own)
-		iterate_fd(current->files, 0, slim_match_kept, NULL);
 	if (slim_tasks_get(&tasks))
 		return 0;
 	for (i = 0; i < tasks.count; i++) {
 		struct task_struct *task = tasks.task[i];
 
 		cond_resched();
-		if ((own && READ_ONCE(task->files) == own) || !slim_holds_revoked(task))
+		if (!slim_holds_revoked(task))
 			continue;
 		found++;
-		if (!slim_closer_pending(task) && slim_closer_add(task))
+		if (task == current)
+			slim_close_own();
+		else if (!slim_closer_pending(task) && slim_closer_add(task))
 			(*queued)++;
 	}
 	slim_tasks_put(&tasks);
