@@ -402,7 +402,7 @@ static enum outcome error_queue(struct ctx *c, unsigned char *control, size_t si
 	long result;
 
 	if (c->fd >= 0)
-		wait_for(c->fd, POLLERR, 200);
+		wait_for(c->fd, POLLERR, 80);
 	result = c_recvmsg(c, &message, MSG_ERRQUEUE | MSG_DONTWAIT);
 	if (noted(c, "recvmsg(MSG_ERRQUEUE)", result) < 0)
 		return DENIED;
@@ -916,7 +916,7 @@ const struct attempt learn_attempts[] = {
 	{ "bound-device", "learn", "the interface that the router bound the socket to", get_option, SOL_SOCKET, E_SO_BINDTODEVICE, 16, NONZERO },
 	{ "bound-index", "learn", "the same as a number (SO_BINDTOIFINDEX)", get_option, SOL_SOCKET, E_SO_BINDTOIFINDEX, 4, NONZERO },
 	{ "napi-id", "learn", "the queue of the network card (SO_INCOMING_NAPI_ID)", get_option, SOL_SOCKET, E_SO_INCOMING_NAPI_ID, 4, NONZERO },
-	{ "incoming-cpu", "learn", "the CPU that serves the card (SO_INCOMING_CPU)", get_option, SOL_SOCKET, E_SO_INCOMING_CPU, 4, ANSWER },
+	{ "serving-cpu", "learn", "the CPU that serves the card (SO_INCOMING_CPU)", get_option, SOL_SOCKET, E_SO_INCOMING_CPU, 4, ANSWER },
 	{ "original-dst", "learn", "addresses before the host's NAT (SO_ORIGINAL_DST)", get_option, IPPROTO_IP, E_SO_ORIGINAL_DST, 16, ANSWER },
 	{ "original-dst6", "learn", "the same for IPv6", get_option, IPPROTO_IPV6, E_SO_ORIGINAL_DST, 28, ANSWER | IP6 },
 	{ "iptables", "learn", "the host's packet filter (IPT_SO_GET_INFO)", get_option, IPPROTO_IP, E_IPT_SO_GET_INFO, 84, ANSWER, "filter", 7 },
@@ -925,17 +925,17 @@ const struct attempt learn_attempts[] = {
 	{ "path-mtu", "learn", "the MTU of the host's path (IP_MTU)", get_option, IPPROTO_IP, E_IP_MTU, 4, NONZERO },
 	{ "path-mtu6", "learn", "the same (IPV6_MTU)", get_option, IPPROTO_IPV6, E_IPV6_MTU, 4, NONZERO | IP6 },
 	{ "path-mtu6-info", "learn", "the same with an address (IPV6_PATHMTU)", get_option, IPPROTO_IPV6, E_IPV6_PATHMTU, 32, NONZERO | IP6 },
-	{ "flow-label", "learn", "flow labels of the host (IPV6_FLOWLABEL_MGR)", get_option, IPPROTO_IPV6, E_IPV6_FLOWLABEL_MGR, 32, ANSWER | IP6 },
+	{ "flow-labels", "learn", "flow labels of the host (IPV6_FLOWLABEL_MGR)", get_option, IPPROTO_IPV6, E_IPV6_FLOWLABEL_MGR, 32, ANSWER | IP6 },
 	{ "tcp-info", "learn", "an address in TCP_INFO (which is allowed: MSS, round trip, counters)", get_option, IPPROTO_TCP, E_TCP_INFO, 0 },
 	{ "congestion-info", "learn", "the congestion control's view of the path (TCP_CC_INFO)", congestion_info },
-	{ "tcp-timestamp", "learn", "the host's TCP clock (TCP_TIMESTAMP)", get_option, IPPROTO_TCP, E_TCP_TIMESTAMP, 4, NONZERO },
+	{ "tcp-clock", "learn", "the host's TCP clock (TCP_TIMESTAMP)", get_option, IPPROTO_TCP, E_TCP_TIMESTAMP, 4, NONZERO },
 	{ "saved-syn", "learn", "headers of the host network by a listener of ours (TCP_SAVE_SYN)", saved_syn },
 	{ "saved-syn-get", "learn", "headers of this connection's SYN (TCP_SAVED_SYN)", get_option, IPPROTO_TCP, E_TCP_SAVED_SYN, 0, NONZERO },
-	{ "fastopen-key", "learn", "the secret under which the host makes TFO cookies (TCP_FASTOPEN_KEY)", get_option, IPPROTO_TCP, E_TCP_FASTOPEN_KEY, 32, NONZERO },
+	{ "fastopen-secret", "learn", "the secret under which the host makes TFO cookies (TCP_FASTOPEN_KEY)", get_option, IPPROTO_TCP, E_TCP_FASTOPEN_KEY, 32, NONZERO },
 	{ "tcp-ao-keys", "learn", "keys of TCP-AO (TCP_AO_GET_KEYS)", get_option, IPPROTO_TCP, E_TCP_AO_GET_KEYS, 184, ANSWER },
 	{ "tcp-ao-info", "learn", "state of TCP-AO (TCP_AO_INFO)", get_option, IPPROTO_TCP, E_TCP_AO_INFO, 0, ANSWER },
 	{ "repair-queue", "learn", "sequence numbers (TCP_QUEUE_SEQ)", get_option, IPPROTO_TCP, E_TCP_QUEUE_SEQ, 4, ANSWER },
-	{ "repair-window", "learn", "windows of the connection (TCP_REPAIR_WINDOW)", get_option, IPPROTO_TCP, E_TCP_REPAIR_WINDOW, 20, ANSWER },
+	{ "repair-windows", "learn", "windows of the connection (TCP_REPAIR_WINDOW)", get_option, IPPROTO_TCP, E_TCP_REPAIR_WINDOW, 20, ANSWER },
 	{ "zerocopy-receive", "learn", "the host's receive path (TCP_ZEROCOPY_RECEIVE)", get_option, IPPROTO_TCP, E_TCP_ZEROCOPY_RECEIVE, 64, ANSWER },
 	{ "map-socket", "learn", "pages of the host's receive path (mmap)", map_socket },
 	{ "peer-credentials", "learn", "who made the socket (SO_PEERCRED)", get_option, SOL_SOCKET, E_SO_PEERCRED, 12, 0 },

@@ -107,6 +107,10 @@ static void json(const char *text)
 static void list(void)
 {
 	for (size_t t = 0; t < sizeof(tables) / sizeof(tables[0]); t++)
+		for (const struct attempt *a = tables[t]; a->name; a++)
+			if (find_attempt(a->name) != a)
+				die("two attempts are called %s", a->name);
+	for (size_t t = 0; t < sizeof(tables) / sizeof(tables[0]); t++)
 		for (const struct attempt *a = tables[t]; a->name; a++) {
 			printf("{\"attempt\": \"%s\", \"group\": \"%s\", \"gives\": ", a->name, a->group);
 			json(a->gives);

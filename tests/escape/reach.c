@@ -60,8 +60,13 @@ static enum outcome connect_zero(struct ctx *c)
 static enum outcome connect_six(struct ctx *c)
 {
 	struct sockaddr_in6 sa = { .sin6_family = AF_INET6, .sin6_port = htons(settings.canary_port) };
+	struct {
+		long sec, usec;
+	} bound = { 0, 150000 };
 	long result;
 
+	/* Linux may send this SYN nowhere (a socket that was IPv4-mapped): no long wait. */
+	c_setsockopt(c, SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof(bound));
 	sa.sin6_addr.s6_addr[15] = 1;
 	noted(c, "connect(AF_UNSPEC)", c_dissolve(c));
 	result = c_connect(c, &sa, sizeof(sa));

@@ -22,9 +22,9 @@ static struct peer_connection {
 
 static int set;
 
-static void watch(int fd)
+static void watch(int fd, uint32_t events)
 {
-	struct epoll_event e = { .events = EPOLLIN, .data.fd = fd };
+	struct epoll_event e = { .events = events, .data.fd = fd };
 
 	if (fd >= FDS) {
 		close(fd);
@@ -59,7 +59,20 @@ static void dial_back(struct in_addr to, uint16_t port)
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno != EINPROGRESS)
 		close(fd);
 	else
-		watch(fd);
+		watch(fd, EPOLLIN | EPOLLOUT);
+}
+
+/* As any client of a non-blocking connect: look at the outcome, then wait for data. */
+static void connected(int fd)
+{
+	struct epoll_event e = { .events = EPOLLIN, .data.fd = fd };
+	int error = 0;
+	socklen_t size = sizeof(error);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 || error)
+		close(fd);
+	else
+		epoll_ctl(set, EPOLL_CTL_MOD, fd, &e);
 }
 
 static void finish(int fd, bool reset)
@@ -136,7 +149,7 @@ void serve(void)
 		perror("escape serve: listen");
 		exit(1);
 	}
-	watch(listener);
+	watch(listener, EPOLLIN);
 	printf("ready\n");
 	fflush(stdout);
 	for (;;) {
@@ -146,11 +159,14 @@ void serve(void)
 			int fd = events[i].data.fd;
 
 			if (fd != listener) {
-				heard(fd);
+				if (events[i].events & EPOLLOUT)
+					connected(fd);
+				else
+					heard(fd);
 				continue;
 			}
 			while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
-				watch(fd);
+				watch(fd, EPOLLIN);
 		}
 	}
 }

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of docs/security.md, from the program's own list and measured.json.
+
+    python3 tests/escape/table.py write              put them into the page
+    python3 tests/escape/table.py measure FILE NAME  note a run (runner.py --json FILE)
+                                                     as NAME: open, bpf or kmod
+
+tests/integration/test_escape.py fails when the page and the program say different things.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "docs" / "security.md"
+MEASURED = HERE / "measured.json"
+BEGIN, END = "<!-- attempts: written by tests/escape/table.py -->", "<!-- /attempts -->"
+
+GROUPS = {
+    "reach": "Reach another service than the peer",
+    "learn": "Learn something of the host",
+    "treat": "Change how the host treats it",
+    "keep": "Keep it after revocation",
+}
+#: From the weakest on: the first that has it is named.
+IDENTITIES = ("user", "root", "userns", "admin")
+WHO = {
+    "user": "anybody",
+    "root": "root in the container",
+    "userns": "root of a user namespace",
+    "admin": "NET_ADMIN only",
+}
+
+Rows = list[dict[str, str]]
+
+
+def listing() -> tuple[Rows, Rows]:
+    """Attempts and variants, as a freshly built program tells them."""
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(
+            ["make", "-s", "-C", str(HERE), f"BUILD={place}", f"{place}/escape-static"],
+            check=True,
+            timeout=300,
+        )
+        done = subprocess.run(
+            [f"{place}/escape-static", "list"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return [row for row in rows if "attempt" in row], [row for row in rows if "variant" in row]
+
+
+def measured() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """name of the run -> attempt -> identity -> outcomes that were seen."""
+    if not MEASURED.exists():
+        return {}
+    found: dict[str, dict[str, dict[str, list[str]]]] = json.loads(MEASURED.read_text())
+    return found
+
+
+def measure(results: Path, name: str) -> None:
+    """Note the outcomes of a run."""
+    run: dict[str, dict[str, set[str]]] = {}
+    for line in results.read_text().splitlines():
+        row = json.loads(line)
+        run.setdefault(row["attempt"], {}).setdefault(row["identity"], set()).add(row["outcome"])
+    everything = measured()
+    everything[name] = {
+        attempt: {identity: sorted(outcomes) for identity, outcomes in sorted(by.items())}
+        for attempt, by in sorted(run.items())
+    }
+    lines = [
+        f"{json.dumps(run_name)}: {{\n"
+        + ",\n".join(f"  {json.dumps(a)}: {json.dumps(by)}" for a, by in run_of.items())
+        + "\n }"
+        for run_name, run_of in sorted(everything.items())
+    ]
+    MEASURED.write_text("{\n " + ",\n ".join(lines) + "\n}\n")
+
+
+def _open(by: dict[str, list[str]]) -> str:
+    """What somebody can do without secure mode."""
+    for identity in IDENTITIES:
+        got = [word for word in by.get(identity, []) if word in ("succeeded", "leaked")]
+        if got:
+            return f"{got[0]}: {WHO[identity]}"
+    every = {word for words in by.values() for word in words}
+    return "not possible here" if every == {"not-applicable"} else "refused by Linux"
+
+
+def _secure(by: dict[str, list[str]]) -> str:
+    """What was seen in secure mode."""
+    every = {word for words in by.values() for word in words}
+    bad = every & {"succeeded", "leaked", "broken"}
+    if bad:
+        return "**" + ", ".join(sorted(bad)) + "**"
+    return "not possible here" if every == {"not-applicable"} else "denied"
+
+
+def render() -> str:
+    """The block between the marks."""
+    attempts, variants = listing()
+    runs = measured()
+    secure = [name for name in ("kmod", "bpf") if name in runs]
+    lines = [
+        BEGIN,
+        "",
+        f"{len(attempts)} attempts, each by {len(variants)} variants and three identities.",
+        "",
+        "| variant | how the socket is held |",
+        "|---|---|",
+        *(f"| `{row['variant']}` | {row['what']} |" for row in variants),
+    ]
+    head = ["attempt", "what success would give", "without secure mode", *secure]
+    for group, title in GROUPS.items():
+        lines += ["", f"### {title}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for row in attempts:
+            if row["group"] != group:
+                continue
+            name = row["attempt"]
+            cells = [f"`{name}`", row["gives"], _open(runs.get("open", {}).get(name, {}))]
+            cells += [_secure(runs[run].get(name, {})) for run in secure]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", END])
+
+
+def page_with(block: str) -> str:
+    """The page with the block in its place; ValueError if the marks are not there."""
+    text = PAGE.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE} has no place for the table; put in: {BEGIN} ... {END}")
+    return before + block + after
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    if sys.argv[1:] == ["write"]:
+        PAGE.write_text(page_with(render()))
+        return 0
+    if len(sys.argv) == 4 and sys.argv[1] == "measure":
+        measure(Path(sys.argv[2]), sys.argv[3])
+        return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
