@@ -22,8 +22,10 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-KMOD_CONTROL = "/proc/slim_kmod/control"
+KMOD_CONTROL = Path("/proc/slim_kmod/control")
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 SOCK_DESTROY = 21
@@ -58,8 +60,7 @@ def addresses() -> list[str]:
 def fastopen_key() -> bytes:
     """The key under which this host makes TFO cookies; empty if it has none yet."""
     try:
-        with open("/proc/sys/net/ipv4/tcp_fastopen_key") as file:
-            text = file.read().split(",")[0].strip()
+        text = Path("/proc/sys/net/ipv4/tcp_fastopen_key").read_text().split(",")[0].strip()
     except OSError:
         return b""
     # Printed as four little-endian words (net/ipv4/sysctl_net_ipv4.c).
@@ -81,7 +82,7 @@ def facts() -> dict[str, list[str]]:
         raw = hardware(name)
         if any(raw):
             found["mac"].append(fact("mac", ":".join(f"{byte:02x}" for byte in raw), raw))
-    found["netns"].append(fact("netns", str(os.stat("/proc/self/ns/net").st_ino)))
+    found["netns"].append(fact("netns", str(Path("/proc/self/ns/net").stat().st_ino)))
     key = fastopen_key()
     if key:
         found["secret"].append(fact("secret", "the host's TFO key", key))
@@ -100,7 +101,7 @@ def _request(kind: int, flags: int, family: int, ident: bytes) -> bytes:
     return struct.pack("<IHHII", 16 + len(body), kind, flags, 1, 0) + body
 
 
-def _messages(data: bytes):  # type: ignore[no-untyped-def]
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     while len(data) >= 16:
         size, kind = struct.unpack_from("<IH", data)
         if size < 16:
@@ -115,7 +116,9 @@ def destroy(cookie: int) -> str:
     for family in (socket.AF_INET, socket.AF_INET6):
         found = None
         with _netlink() as sock:
-            sock.send(_request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, bytes(ID_SIZE)))
+            sock.send(
+                _request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, bytes(ID_SIZE))
+            )
             done = False
             while not done:
                 for kind, body in _messages(sock.recv(1 << 16)):
@@ -140,10 +143,10 @@ def revoke(cookie: int, command: str) -> str:
         words = [word.replace("COOKIE", str(cookie)) for word in shlex.split(command)]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
         return "ok" if done.returncode == 0 else f"no: {done.stderr.strip()}"
-    if os.path.exists(KMOD_CONTROL):
+    if KMOD_CONTROL.exists():
         record = struct.pack("<HBBiQQQ", 0x4B53, 1, 2, -1, cookie, 0, 0)
         try:
-            with open(KMOD_CONTROL, "wb", buffering=0) as control:
+            with KMOD_CONTROL.open("wb", buffering=0) as control:
                 control.write(record)
         except OSError as error:
             return f"no: {error.strerror}"

@@ -135,7 +135,8 @@ class _Canary:
     """The canary of one host: what it heard, and what it did for us."""
 
     def __init__(self, lab: Lab, node: str, secret: str, revoke: str) -> None:
-        words = ["python3", CANARY, "serve", lab.hostip(node), "0", secret, revoke]
+        words: list[str | os.PathLike[str]] = ["python3", CANARY, "serve"]
+        words += [lab.hostip(node), "0", secret, revoke]
         self.process = lab.popen(
             node, words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -180,7 +181,8 @@ def gather(lab: Lab, endpoint: str, peer: str) -> list[str]:
     vips = {lab.ip(name) for name in lab.endpoints}
     # Names to ask this container's host about; its own may be the same.
     chosen += here["device"][:12]
-    for kind, most in (("address", 12), ("netns", 2), ("secret", 2), ("interface", 12), ("mac", 12)):
+    bounds = {"address": 12, "netns": 2, "secret": 2, "interface": 12, "mac": 12}
+    for kind, most in bounds.items():
         found = [item for item in dict.fromkeys([*here[kind], *there[kind]]) if item not in own]
         if kind == "address":
             found = [item for item in found if item.split("=")[1] not in vips]

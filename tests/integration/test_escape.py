@@ -100,9 +100,7 @@ def outcome(session_lab: Lab) -> Iterator[tuple[Report, dict[str, Any]]]:
     try:
         start_peer(lab, "c2", "slim")
         words: Words = [PYTHON, "-c", BYSTANDER, lab.ip("c2"), str(PEER_PORT)]
-        bystander = lab.popen(
-            "c1", words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        bystander = lab.popen("c1", words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         read_until(bystander, "there", 20)
         pids = worker_pids(lab)
         # Secure mode refuses a container of the prover's kind, so there it proves nothing.
@@ -172,7 +170,7 @@ def test_without_secure_mode_the_known_escapes_succeed(
     ]
     assert not missed, "\n".join(details)
     proved = {result.attempt for result in report.escapes() if result.identity == PROVER}
-    assert PROVED_BY_ADMIN <= proved
+    assert proved >= PROVED_BY_ADMIN
 
 
 def test_secure_mode_lets_nothing_out(
