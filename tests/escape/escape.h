@@ -60,6 +60,7 @@ struct settings {
 	struct in_addr peer_host; /* host address of the peer's host */
 	uint16_t canary_port;
 	char secret[64];          /* what the canary says */
+	char dealer[108];         /* Unix socket where guest.c deals sockets out, or "" */
 	char meet[108];           /* Unix socket of the other container, or "" */
 	uint16_t listen_port;     /* first of a thousand host ports to listen on */
 	uint16_t accept_port;     /* virtual port of our own listener */
@@ -208,6 +209,7 @@ extern const char *const identities[];
 bool obtain_prepare(char *why, size_t size); /* before identities are taken: listener, orders */
 int obtain(int family, int origin, char *why, size_t size);
 void serve(void) __attribute__((noreturn));
+int guest(const char *chosen, const char *variants_chosen, const char *attempts, bool secure);
 uint64_t cookie_of(int fd);
 uint64_t netns_cookie(int fd);
 

@@ -4,6 +4,7 @@
  *   escape serve    --peer A:P     the peer (with the shim)
  *   escape receive  --meet PATH    the other container's end
  *   escape run      ...            the attempts of one identity (with the shim)
+ *   escape guest    --secure 0|1   all of it on one machine, see guest.c
  *   escape-static one ... --fd N   one attempt on an inherited socket
  * Options of run: --identity I, --attempts A,B (all), --variants V,W (all), --peer A:P,
  *   --canary A:P, --peer-host A, --secret TEXT, --fact KIND=TEXT[=HEX], --meet PATH,
@@ -251,6 +252,7 @@ int main(int argc, char **argv)
 	const char *verb = argc > 1 ? argv[1] : "", *identity = "user", *attempts = "all",
 		   *chosen = "all", *path = NULL;
 	struct ctx one = { .index = -1, .fd = -1, .report = -1 };
+	bool secure = false;
 
 	settings.argc = argc;
 	settings.argv = argv;
@@ -291,6 +293,10 @@ int main(int argc, char **argv)
 			one.report = atoi(value);
 		else if (strcmp(name, "--serial") == 0)
 			one.serial = (unsigned)atoi(value);
+		else if (strcmp(name, "--dealer") == 0)
+			snprintf(settings.dealer, sizeof(settings.dealer), "%s", value);
+		else if (strcmp(name, "--secure") == 0)
+			secure = atoi(value) != 0;
 		else
 			die("no option %s", name);
 	}
@@ -302,6 +308,8 @@ int main(int argc, char **argv)
 		serve();
 	if (strcmp(verb, "receive") == 0)
 		receive();
+	if (strcmp(verb, "guest") == 0)
+		return guest(identity, chosen, attempts, secure);
 	if (strcmp(verb, "one") == 0) {
 		one.attempt = find_attempt(attempts);
 		one.variant = chosen;
