@@ -404,6 +404,24 @@ def case_whole_allow_list():
             assert not wrong, wrong
 
 
+def case_module_sweep():
+    """The module's own sweep (../../kmod/tests/calls.c): both must give the same answers."""
+
+    def run(fd):
+        words = [FILES / "slimtest", "sweep", str(fd)]
+        answer = subprocess.run(words, pass_fds=[fd], capture_output=True, text=True)
+        return [answer.returncode, answer.stdout[-2000:] + answer.stderr[-500:]]
+
+    with Tags() as tags:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for uid in (0, NOBODY):
+                made = tagged(tags, family)
+                made.server.sendall(b"abcdefgh")
+                status, said = foreign(run, made.client.fileno(), uid=uid)
+                made.close()
+                assert status == 0, f"uid {uid}: {status} wrong: {said}"
+
+
 def case_data_flows():
     """Everything that a program does with a connection goes on working."""
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs cases.py in guests (tools/guest), one for each kernel; `make test` calls it.
 
-Needs clang and gcc, for objects with holes in them and for lowlevel.c.
+Needs clang and gcc, for objects with holes in them and for the C programs.
+--cost measures instead (cost.py), with instructions counted.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pack import pack
 
 HERE = Path(__file__).resolve().parent
 BPF = HERE.parent
+KMOD = BPF.parent / "kmod"
 
 # Text of slim.bpf.c and what stands in its place. The load check must refuse
 # those that are called holes; `other` differs in nothing but its bytes.
@@ -45,6 +47,13 @@ def _variants(scratch: Path) -> list[Path]:
     return [*made, garbage]
 
 
+def _program(target: Path, *sources: Path) -> Path:
+    """Static, and not position independent: lowlevel.c wants addresses of 32 bits."""
+    command = ["gcc", "-static", "-no-pie", "-pthread", "-O1", "-Wall", "-Wextra"]
+    subprocess.run([*command, "-o", target, *sources], check=True)
+    return target
+
+
 def _run(kernel: str, script: str, files: list[Path], *words: str) -> int:
     command = [
         sys.executable,
@@ -67,33 +76,25 @@ def main() -> int:
     parser.add_argument("--kernel", action="append", required=True)
     parser.add_argument("--case", action="append", default=[])
     parser.add_argument("--smp", default="2")
+    parser.add_argument("--cost", action="store_true")
     options = parser.parse_args()
     failed = []
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
-        binary = scratch / "lowlevel"
-        subprocess.run(
-            [
-                "gcc",
-                "-static",
-                "-no-pie",
-                "-O1",
-                "-Wall",
-                "-Wextra",
-                "-o",
-                binary,
-                HERE / "lowlevel.c",
-            ],
-            check=True,
-        )
         files = [
             pack(scratch / "python.tar"),
-            binary,
-            BPF.parent / "kmod" / "allow.h",
+            _program(scratch / "lowlevel", HERE / "lowlevel.c"),
+            _program(scratch / "cost", HERE / "cost.c"),
+            _program(scratch / "slimtest", *sorted((KMOD / "tests").glob("*.c"))),
+            KMOD / "allow.h",
             *_variants(scratch),
         ]
         cases = [f"--argument={case}" for case in options.case]
         for kernel in options.kernel:
+            if options.cost:
+                if _run(kernel, "cost.sh", files, "--icount"):
+                    failed.append(f"{kernel} cost")
+                continue
             if _run(kernel, "guest.sh", files, "--smp", options.smp, *cases):
                 failed.append(kernel)
             if not cases and _run(
