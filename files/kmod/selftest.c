@@ -89,7 +89,8 @@ static int slim_test_ops(struct socket *sock)
 	struct msghdr message = { .msg_name = &name, .msg_namelen = sizeof(name) };
 	int error;
 
-	error = slim_expect("getsockname", sock->ops->getname(sock, (struct sockaddr *)&name, 0), 0);
+	error = slim_expect("getsockname",
+			    sock->ops->getname(sock, (struct sockaddr *)&name, 0), 0);
 	if (!error)
 		error = slim_expect("listen", sock->ops->listen(sock, 1), 0);
 	if (!error)
