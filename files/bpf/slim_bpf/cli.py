@@ -14,6 +14,7 @@ from typing import Any
 from . import check, destroy, host, load
 from .errors import BpfError
 from .layout import OBJECT, PINS
+from .libbpf import Library
 from .tags import Tags
 
 
@@ -29,7 +30,7 @@ def _status(_: argparse.Namespace) -> dict[str, Any]:
 
 def _preflight(_: argparse.Namespace) -> dict[str, Any]:
     host.require()
-    return {"usable": True}
+    return {"usable": True, "absent": load.lacking_hooks(Library())}
 
 
 def _load(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -145,6 +145,19 @@ def _try_alone(library: Library, path: Path, without: set[str], sha256: str) -> 
         _clear(STAGING)
 
 
+def lacking_hooks(library: Library) -> dict[str, str]:
+    """Programs that this kernel has no hook for, and what covers each. Raises BpfError."""
+    types = KernelTypes(library)
+    try:
+        lacking = [hook for hook in HOOKS if not types.hook(hook.hook)]
+    finally:
+        types.close()
+    for hook in lacking:
+        if not hook.instead:
+            raise BpfError("kernel", f"it lacks the LSM hook {hook.hook}", "use the kernel module")
+    return {hook.program: hook.instead for hook in lacking}
+
+
 def load(path: Path = OBJECT) -> tuple[bool, State]:
     """Load what is not loaded yet, or replace another version; (changed, state after).
 
@@ -161,15 +174,7 @@ def load(path: Path = OBJECT) -> tuple[bool, State]:
         else:
             return False, before
     library = Library()
-    types = KernelTypes(library)
-    try:
-        lacking = {hook.program: hook for hook in HOOKS if not types.hook(hook.hook)}
-    finally:
-        types.close()
-    for hook in lacking.values():
-        if not hook.instead:
-            raise BpfError("kernel", f"it lacks the LSM hook {hook.hook}", "use the kernel module")
-    without = set(lacking)
+    without = set(lacking_hooks(library))
     try:
         if PINS.exists():
             _try_alone(library, path, without, sha256)

@@ -730,6 +730,42 @@ def case_revoke_at_once():
             made.close()
 
 
+def case_router_backend():
+    """The router's own side (slim_router/secure_bpf.py): open, prove, tag, revoke."""
+    sys.path.append("/router")
+    from slim_router import secure
+    from slim_router.secure_bpf import Bpf
+
+    backend = Bpf()
+    backend.open()
+    here = os.open("/proc/self/ns/net", os.O_RDONLY)
+    secure.try_out(backend)
+    secure.prove(backend, attempts.leave_namespace, lambda: attempts._libc.setns(here, 0))
+    os.close(here)
+    made, other = pair(), pair()
+    for one in (made, other):
+        backend.tag(one.client.fileno(), one.cookie)
+        backend.tag(one.client.fileno(), one.cookie)
+    assert not foreign(wrong_answers, other.client.fileno())
+    done = backend.revoke([made.cookie, 1])
+    assert done.revoked == 2, done
+    assert error_of(made.client.recv, 1) == errno.ECONNABORTED
+    assert error_of(made.server.recv, 1) == errno.ECONNRESET
+    assert error_of(backend.tag, made.client.fileno(), made.cookie) == errno.EEXIST
+    assert backend.state(other.client.fileno()) == 1
+    for one in (made, other):
+        one.close()
+    # It keeps the programs attached while it lives, whatever happens to the pins.
+    load.unload()
+    try:
+        keep = pair()
+        backend.tag(keep.client.fileno(), keep.cookie)
+        assert foreign(lambda: error_of(keep.client.getsockname)) == errno.EPERM
+        keep.close()
+    finally:
+        backend.close()
+
+
 def case_holders():
     """Who holds which."""
     with Tags() as tags:

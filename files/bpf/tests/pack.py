@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs this machine's Python, libbpf and files/bpf into a tar for a guest without packages.
+"""Packs this machine's Python, libbpf, files/bpf and the router into a tar for a guest without packages.
 
 Only the modules that the programs import go in: about 20 MB, so that an
 emulated guest unpacks it in a second.
@@ -12,10 +12,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BPF = HERE.parent
+ROUTER = BPF.parent / "router"
 INTERPRETER = Path("/usr/bin/python3")
 # What a program may import besides slim_bpf's own imports.
 MODULES = (
-    "slim_bpf.cli", "encodings.idna", "array", "mmap", "select", "signal", "tempfile", "threading",
+    "slim_bpf.cli", "slim_router.secure_bpf",
+    "encodings.idna", "array", "mmap", "select", "signal", "tempfile", "threading",
     "time", "unittest", "traceback", "fcntl", "termios", "random", "resource", "subprocess",
 )  # fmt: skip
 
@@ -36,7 +38,7 @@ def _imported() -> set[Path]:
             INTERPRETER,
             "-I",
             "-c",
-            f"import sys; sys.path.insert(0, {str(BPF)!r})" + _LIST,
+            f"import sys; sys.path[:0] = [{str(BPF)!r}, {str(ROUTER)!r}]" + _LIST,
             *MODULES,
         ],
         check=True,
@@ -44,7 +46,7 @@ def _imported() -> set[Path]:
         text=True,
     )
     paths = {Path(line) for line in answer.stdout.split()}
-    return {path for path in paths if path.is_file() and BPF not in path.parents}
+    return {path for path in paths if path.is_file() and not {BPF, ROUTER} & {*path.parents}}
 
 
 def _libraries(paths: set[Path]) -> set[Path]:
@@ -73,6 +75,8 @@ def pack(target: Path) -> Path:
             tar.add(path.resolve(), arcname=str(path).lstrip("/"), recursive=False)
         for path in sorted((BPF / "slim_bpf").glob("*.py")):
             tar.add(path, arcname=f"bpf/slim_bpf/{path.name}")
+        for path in sorted((ROUTER / "slim_router").glob("*.py")):
+            tar.add(path, arcname=f"router/slim_router/{path.name}")
         for name in ("slim-bpf", "slim.bpf.o"):
             tar.add(BPF / name, arcname=f"bpf/{name}")
         for path in sorted(HERE.glob("*.py")):
