@@ -90,7 +90,7 @@ def test_inventory_is_a_fleets(state: State, tmp_path: Path) -> None:
 
 def test_slots_are_those_that_the_guest_knows() -> None:
     links = layout.SOURCES / "rootfs" / "etc" / "systemd" / "network"
-    for name, slot in (("mgmt0", layout.SLOT_MANAGEMENT), ("eth0", layout.SLOT_CABLE)):
+    for name, slot in (("mgmt0", layout.SLOT_MANAGEMENT), ("lan0", layout.SLOT_CABLE)):
         assert f"0000:00:{slot:02x}.0\n" in (links / f"10-{name}.link").read_text()
 
 

@@ -4,7 +4,7 @@
     127.0.0.1:PORT1                                127.0.0.1:PORT2
          | user mode network, restricted                |
       mgmt0 10.0.2.15                                mgmt0 10.0.2.15
-         node1  ---- eth0 198.18.0.1   198.18.0.2 eth0 ---- node2
+         node1  ---- lan0 198.18.0.1   198.18.0.2 lan0 ---- node2
        c1 (10.44.0.1)   |                        |     c2 (10.44.0.2)
                         +--- Unix datagrams -----+
                      (three nodes and more, or a delay: through a switch)

@@ -96,6 +96,7 @@ static int run(const char *id, const char *directory, char **command)
     /* A node need not have the caller's directory. */
     if (chdir(directory) && chdir("/"))
         fail("cannot change to /: %s", strerror(errno));
+    unsetenv("PWD"); /* that of the login */
     child = fork();
     if (child < 0)
         fail("cannot fork: %s", strerror(errno));

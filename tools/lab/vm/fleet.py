@@ -12,13 +12,16 @@ from lab.errors import LabError, Refused
 from lab.state import Node, Plan, State
 from lab.vm import guest, layout
 
+#: How long a shim may wait for its router, in microseconds: the most that it takes.
+BOUND_US = 1_000_000
+
 #: What QEMU itself takes beside a node's memory, in MiB.
 _OVERHEAD_MB = 400
 
 _LOOK = """
 uname -r
 systemctl show --property=MainPID --value slim-router.service
-ethtool -k eth0
+ethtool -k lan0
 """
 
 
@@ -61,6 +64,13 @@ def variables(plan: Plan) -> dict[str, Any]:
         "ansible_ssh_args": "-F /dev/null -o ControlMaster=auto -o ControlPersist=yes",
         "ansible_timeout": 30,
         "slim_secure_mode": plan.secure,
+        # Bounds for a processor that is twenty times slower, and shared.
+        "slim_router_bounds": {
+            "swap_us": BOUND_US,
+            "blocking_swap_us": BOUND_US,
+            "reply_us": BOUND_US,
+            "lease_s": 30,
+        },
         "slim_verify_timeout": 60,
     }
 

@@ -29,16 +29,16 @@ name=$1 address=$2 mac=$3
 hostname "$name"
 echo "$name" >/etc/hostname
 printf '127.0.0.1 localhost\\n127.0.1.1 %s\\n' "$name" >/etc/hosts
-cat >/etc/systemd/network/10-eth0.network <<NETWORK
+cat >/etc/systemd/network/10-lan0.network <<NETWORK
 [Match]
-Name=eth0
+Name=lan0
 
 [Network]
 Address=$address
 LinkLocalAddressing=no
 IPv6AcceptRA=no
 NETWORK
-ip link set eth0 address "$mac"
+ip link set lan0 address "$mac"
 networkctl reload
 # The journal goes on below the machine-id that was written.
 systemctl restart systemd-journald.service
@@ -47,9 +47,9 @@ for endpoint; do
     echo "lab-endpoint@$endpoint.service"
 done | xargs -r systemctl -q enable --now
 tries=0
-until ip -br address show dev eth0 | grep -q "$address"; do
+until ip -br address show dev lan0 | grep -q "$address"; do
     tries=$((tries + 1))
-    [ $tries -lt 100 ] || { echo "eth0 does not take $address" >&2; exit 1; }
+    [ $tries -lt 100 ] || { echo "lan0 does not take $address" >&2; exit 1; }
     sleep 0.1
 done
 """
