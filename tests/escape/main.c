@@ -237,10 +237,12 @@ static int run(const char *identity, const char *attempts, const char *chosen)
 						 .identity = identity,
 						 .index = -1,
 						 .fd = -1,
-						 .serial = ++serial };
+						 .serial = serial + 1 };
 
-				if (listed(chosen, v->name))
+				if (listed(chosen, v->name)) {
+					serial++;
 					watched(&c);
+				}
 			}
 		}
 	printf("{\"done\": %u}\n", serial);

@@ -2,8 +2,10 @@
 """The tables of docs/security.md, from the program's own list and measured.json.
 
     python3 tests/escape/table.py write              put them into the page
-    python3 tests/escape/table.py measure FILE NAME  note a run (runner.py --json FILE)
-                                                     as NAME: open, bpf or kmod
+    python3 tests/escape/table.py measure FILE NAME  note a run as NAME; FILE is from
+                                                     runner.py --json or guests.py
+NAME is open (the lab without secure mode), "kmod 6.1", "bpf 6.12" and the like, which
+become columns of their own.
 
 tests/integration/test_escape.py fails when the page and the program say different things.
 """
@@ -69,9 +71,16 @@ def measured() -> dict[str, dict[str, dict[str, list[str]]]]:
 def measure(results: Path, name: str) -> None:
     """Note the outcomes of a run."""
     run: dict[str, dict[str, set[str]]] = {}
-    for line in results.read_text().splitlines():
-        row = json.loads(line)
-        run.setdefault(row["attempt"], {}).setdefault(row["identity"], set()).add(row["outcome"])
+    for line in results.read_text(errors="replace").splitlines():
+        words = line.split()
+        if line.startswith("{"):
+            row = json.loads(line)
+            attempt, identity, outcome = row["attempt"], row["identity"], row["outcome"]
+        elif words[:1] == ["R"] and len(words) >= 6:
+            attempt, _, identity, outcome = words[1:5]
+        else:
+            continue
+        run.setdefault(attempt, {}).setdefault(identity, set()).add(outcome)
     everything = measured()
     everything[name] = {
         attempt: {identity: sorted(outcomes) for identity, outcomes in sorted(by.items())}
@@ -113,7 +122,7 @@ def render() -> str:
     """The block between the marks."""
     attempts, variants = listing()
     runs = measured()
-    secure = [name for name in ("kmod", "bpf") if name in runs]
+    secure = sorted(name for name in runs if name != "open")
     lines = [
         BEGIN,
         "",

@@ -13,14 +13,16 @@ find nothing in a lab with `--secure bpf` or `--secure kmod`.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.client import Lab
-from tests.escape import runner, table
+from tests.escape import guests, runner, table
 from tests.escape.runner import IDENTITIES, PROVER, Report
 from tests.integration.helpers import PEER_PORT, PYTHON, Words, read_until, start_peer
 
@@ -180,6 +182,25 @@ def test_secure_mode_lets_nothing_out(
         pytest.skip("this lab runs without secure mode")
     report, _ = outcome
     assert not report.escapes(), "\n".join(map(str, report.escapes()))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kernel", guests.KERNELS)
+@pytest.mark.parametrize("keeper", ["open", "kmod", "bpf"])
+def test_in_a_guest(kernel: str, keeper: str, tmp_path: Path) -> None:
+    """Debian's kernels, without router and shim: the suite, or the guard, stands alone."""
+    if not shutil.which("qemu-system-x86_64"):
+        pytest.skip("no QEMU (package qemu-system-x86)")
+    status, printed = guests.run(kernel, keeper, out=tmp_path)
+    lines = printed.read_text(errors="replace").splitlines()
+    bad = [line for line in lines if line.startswith("R ") and " | " in line]
+    if keeper == "open":
+        assert status == 0, "\n".join(lines[-40:])
+        attempts = {line.split()[1] for line in bad}
+        assert len(attempts) >= sum(FLOOR.values())
+        return
+    assert status == 0, "\n".join(bad or lines[-40:])
 
 
 def test_the_page_says_what_the_suite_has() -> None:
