@@ -50,7 +50,10 @@ static struct slim_tag *slim_tag_lookup(u64 cookie)
 	return NULL;
 }
 
-/* The record of a tagged socket that the caller keeps alive. */
+/*
+ * The record of a tagged socket. The caller keeps it: by a reference to the
+ * socket and the lock under which tags come and go, or by RCU.
+ */
 struct slim_tag *slim_tag_find(const struct sock *sk)
 {
 	struct slim_tag *tag;

@@ -85,9 +85,12 @@ static int slim_match_revoked(const void *data, struct file *file, unsigned int 
 		return 0;
 	if (!net || !net_eq(net, sock_net(sock->sk)))
 		return 1;
+	/* The router may be taking the tag back. */
+	rcu_read_lock();
 	tag = slim_tag_find(sock->sk);
 	if (tag)
 		WRITE_ONCE(tag->kept, true);
+	rcu_read_unlock();
 	return 0;
 }
 
@@ -306,10 +309,13 @@ unsigned int slim_walk_close(unsigned int *queued)
 static int slim_match_holder(const void *data, struct file *file, unsigned int fd)
 {
 	struct socket *sock = slim_tagged_socket(file);
-	struct slim_tag *tag = sock ? slim_tag_find(sock->sk) : NULL;
+	struct slim_tag *tag;
 
+	rcu_read_lock();
+	tag = sock ? slim_tag_find(sock->sk) : NULL;
 	if (tag)
 		WRITE_ONCE(tag->holder, *(const pid_t *)data);
+	rcu_read_unlock();
 	return 0;
 }
 
