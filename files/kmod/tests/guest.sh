@@ -11,7 +11,7 @@ fail() {
 # One program: its output, and whether it went well.
 program() {
 	start=$(cut -d' ' -f1 /proc/uptime)
-	if timeout ${limit:-120} ./slimtest "$@"; then
+	if timeout "${limit:-240}" ./slimtest "$@"; then
 		echo "ok     $* ($start to $(cut -d' ' -f1 /proc/uptime) s)"
 	else
 		fail "$*"
@@ -32,6 +32,15 @@ refuses() {
 	else
 		echo "ok     refuses to load without $1"
 	fi
+}
+
+# The last tag's record is freed a grace period after its socket.
+unload() {
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		rmmod slim_kmod 2>/dev/null && break
+		sleep 0.5
+	done
+	[ -e /proc/slim_kmod ] && fail "rmmod $1"
 }
 
 load_and_unload() {
@@ -70,16 +79,10 @@ load_and_unload() {
 		wait
 		rm /tmp/end /tmp/holding
 	done
-	# The last tag's record is freed a grace period after its socket.
-	for i in 1 2 3 4 5 6 7 8 9 10; do
-		rmmod slim_kmod 2>/dev/null && break
-		sleep 0.5
-	done
-	[ -e /proc/slim_kmod ] && fail "rmmod after the last tag"
+	unload "after the last tag"
 	echo "ok     load, unload, refuse"
 }
 
-# memory of slab caches and modules settles before it can be compared
 case $1 in
 functions)
 	load_and_unload
@@ -87,20 +90,12 @@ functions)
 	program calls
 	program control
 	program revoked
-	for i in 1 2 3 4 5 6 7 8 9 10; do
-		rmmod slim_kmod 2>/dev/null && break
-		sleep 0.5
-	done
-	[ -e /proc/slim_kmod ] && fail "rmmod at the end"
+	unload "at the end"
 	;;
 stress)
 	insmod slim_kmod.ko || fail "load"
 	limit=$(($2 + 120)) program stress "$2"
-	for i in 1 2 3 4 5 6 7 8 9 10; do
-		rmmod slim_kmod 2>/dev/null && break
-		sleep 0.5
-	done
-	[ -e /proc/slim_kmod ] && fail "rmmod at the end"
+	unload "at the end"
 	;;
 cost)
 	./slimtest cost without || fail "without"

@@ -13,9 +13,11 @@
 #define _GNU_SOURCE
 #include "lib.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -485,6 +487,42 @@ static void test_locked(void)
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 }
 
+static int run_connecting(void *data)
+{
+	int fd = *(int *)data, value = -1;
+	struct pollfd poller = { fd, POLLOUT, 0 };
+	socklen_t length = sizeof(value);
+
+	check(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &length) && !value, "SO_ERROR: %d", value);
+	check(connect(fd, &(struct sockaddr){ AF_UNSPEC, "" }, 16) < 0 && errno == EPERM,
+	      "connect(AF_UNSPEC): %s", strerror(errno));
+	check(sleep_poll(poller.fd) < 0 && errno == ECONNABORTED, "poll");
+	check(gone(fd, 5), "the descriptor is still there");
+	return failures;
+}
+
+/* As the router hands it over: the handshake is still under way. */
+static void test_connecting(void)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(9),
+				       .sin_addr.s_addr = htonl(0xc0000201) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	uint64_t cookie = cookie_of(fd);
+	pid_t pid;
+
+	/* Nobody answers there. */
+	need(!system("ip route replace 192.0.2.0/24 dev lo"), "route");
+	check(connect(fd, (void *)&address, sizeof(address)) < 0 && errno == EINPROGRESS,
+	      "connect: %s", strerror(errno));
+	check(!control_one(OP_TAG, fd, cookie), "tag");
+	pid = container_start(run_connecting, &fd, false);
+	close(fd);
+	check(wait_asleep(pid, 1), "poll does not wait");
+	check(control_revoke(&cookie, 1) == sizeof(struct record), "revoke");
+	check(!finish(pid), "connecting");
+	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
+}
+
 /* The writer's own copies are left to it, dead. */
 static void test_own(void)
 {
@@ -509,6 +547,7 @@ int main_revoked(int argc, char **argv)
 	(void)argv;
 	for (kind = PAIR_V4; kind <= PAIR_MAPPED; kind++)
 		test_sleepers(kind);
+	test_connecting();
 	test_queued();
 	test_stopped();
 	test_forks();

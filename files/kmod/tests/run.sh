@@ -36,9 +36,9 @@ for kernel in $KERNELS; do
 	for part in $PARTS; do
 		echo "== $kernel: $part"
 		case $part in
-		functions) options="--smp 2 --deadline 240" argument= ;;
+		functions) options="--smp 2 --deadline 600" argument= ;;
 		stress) options="--smp 2 --append slub_debug=FZPU --deadline $((seconds * 2 + 240))" argument=$seconds ;;
-		cost) options="--icount" argument= ;;
+		cost) options="--icount --deadline 400" argument= ;;
 		esac
 		# shellcheck disable=SC2086
 		if guest --kernel "$kernel" $options --init "$here/guest.sh" \

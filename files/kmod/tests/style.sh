@@ -34,7 +34,10 @@ for kernel in $KERNELS; do
 done
 checkpatch=${CHECKPATCH:-}
 if [ -z "$checkpatch" ]; then
-	checkpatch=$(ls /usr/src/linux*/scripts/checkpatch.pl "$root"/.cache/guest/checkpatch/checkpatch.pl 2>/dev/null | head -n 1 || true)
+	for checkpatch in /usr/src/linux*/scripts/checkpatch.pl \
+		"$root/.cache/guest/checkpatch/checkpatch.pl"; do
+		[ -f "$checkpatch" ] && break
+	done
 fi
 if [ -n "$checkpatch" ] && [ -f "$checkpatch" ]; then
 	# CONST_STRUCT: our proto_ops are copies, written once at load.
