@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The BPF twin in a guest: `cases.py [NAME...]`. Exit status: number of failures.
+"""The BPF twin in a guest: `cases.py [NAME...]`, -NAME for all but that. Exit status: failures.
 
 Topology: harness.py. Every case loads what it needs and leaves the programs
 loaded and no tagged socket behind.
@@ -786,7 +786,11 @@ CASES = {name[5:]: value for name, value in list(globals().items()) if name.star
 def main(names):
     resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
     failures = 0
-    for name in names or CASES:
+    without = {name[1:] for name in names if name.startswith("-")}
+    names = [name for name in names if name not in without and name[:1] != "-"] or [
+        name for name in CASES if name not in without
+    ]
+    for name in names:
         start = time.monotonic()
         try:
             load.load()
@@ -798,7 +802,7 @@ def main(names):
             traceback.print_exc()
         else:
             print(f"ok {name} ({time.monotonic() - start:.1f} s)", flush=True)
-    print(f"{len(names or CASES) - failures} passed, {failures} failed")
+    print(f"{len(names) - failures} passed, {failures} failed")
     return failures
 
 

@@ -18,6 +18,11 @@ HERE = Path(__file__).resolve().parent
 BPF = HERE.parent
 KMOD = BPF.parent / "kmod"
 
+# On one CPU: it calls a hook while that is patched, and an emulator with two can
+# run an int3 that the kernel has taken back already (seen once, "Oops: int3";
+# known of QEMU's TCG in the kernel's own tracing tests).
+ALONE = "upgrade_has_no_gap"
+
 # Text of slim.bpf.c and what stands in its place. The load check must refuse
 # those that are called holes; `other` differs in nothing but its bytes.
 VARIANTS = {
@@ -95,11 +100,16 @@ def main() -> int:
                 if _run(kernel, "cost.sh", files, "--icount"):
                     failed.append(f"{kernel} cost")
                 continue
-            if _run(kernel, "guest.sh", files, "--smp", options.smp, *cases):
+            if cases:
+                if _run(kernel, "guest.sh", files, "--smp", options.smp, *cases):
+                    failed.append(kernel)
+                continue
+            rest = f"--argument=-{ALONE}"
+            if _run(kernel, "guest.sh", files, "--smp", options.smp, rest):
                 failed.append(kernel)
-            if not cases and _run(
-                kernel, "no-lsm.sh", files[:1], "--append=lsm=lockdown,capability,apparmor"
-            ):
+            if _run(kernel, "guest.sh", files, f"--argument={ALONE}"):
+                failed.append(f"{kernel} {ALONE}")
+            if _run(kernel, "no-lsm.sh", files[:1], "--append=lsm=lockdown,capability,apparmor"):
                 failed.append(f"{kernel} without the bpf LSM")
     print(f"guests: {'failed: ' + ', '.join(failed) if failed else 'all passed'}")
     return 1 if failed else 0

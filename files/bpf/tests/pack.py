@@ -17,7 +17,7 @@ INTERPRETER = Path("/usr/bin/python3")
 # What a program may import besides slim_bpf's own imports.
 MODULES = (
     "slim_bpf.cli", "slim_router.secure_bpf",
-    "encodings.idna", "array", "mmap", "select", "signal", "tempfile", "threading",
+    "encodings.ascii", "encodings.idna", "array", "mmap", "select", "signal", "tempfile", "threading",
     "time", "unittest", "traceback", "fcntl", "termios", "random", "resource", "subprocess",
 )  # fmt: skip
 
