@@ -764,6 +764,7 @@ def case_router_backend():
         keep.close()
     finally:
         backend.close()
+        load.load()
 
 
 def case_holders():
