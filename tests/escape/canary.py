@@ -85,7 +85,7 @@ def facts() -> dict[str, list[str]]:
     found["netns"].append(fact("netns", str(Path("/proc/self/ns/net").stat().st_ino)))
     key = fastopen_key()
     if key:
-        found["secret"].append(fact("secret", "the host's TFO key", key))
+        found["secret"].append(fact("secret", "tfo-key", key))
     return found
 
 

@@ -209,6 +209,7 @@ extern const char *const identities[];
 bool obtain_prepare(char *why, size_t size); /* before identities are taken: listener, orders */
 int obtain(int family, int origin, char *why, size_t size);
 void serve(void) __attribute__((noreturn));
+bool led(void); /* does somebody hold our standard input? */
 int guest(const char *chosen, const char *variants_chosen, const char *attempts, bool secure);
 uint64_t cookie_of(int fd);
 uint64_t netns_cookie(int fd);

@@ -137,7 +137,7 @@ bool obtain_prepare(char *why, size_t size)
 int obtain(int family, int origin, char *why, size_t size)
 {
 	/* Only what goes nowhere takes so long. */
-	struct timeval bound = { 0, 500000 };
+	struct timeval patience = { 2, 0 }, bound = { 0, 500000 };
 
 	for (int turn = 0; turn < TRIES; turn++) {
 		int fd = settings.dealer[0] ? dealt(family, origin) : origin ? take() : dial(family);
@@ -147,7 +147,7 @@ int obtain(int family, int origin, char *why, size_t size)
 			snprintf(why, size, "%s: %s", origin ? "accept" : "connect", strerror(errno));
 			continue;
 		}
-		raw(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof(bound));
+		raw(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 		raw(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof(bound));
 		if (raw(SYS_write, fd, "Ex", 2) == 2 && raw(SYS_read, fd, &byte, 1) == 1 &&
 		    byte == 'x' && is_slim(fd))

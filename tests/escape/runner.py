@@ -17,7 +17,6 @@ that it serves a lab of machines as well.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fcntl
 import json
 import os
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab import names
-from lab.client import SLIMLAB, Lab, wait_for
+from lab.client import SLIMLAB, Lab
 
 SOURCES = Path(__file__).resolve().parent
 BUILD = names.CHECKOUT / "build" / "escape"
@@ -136,7 +135,7 @@ class _Canary:
 
     def __init__(self, lab: Lab, node: str, secret: str, revoke: str) -> None:
         words: list[str | os.PathLike[str]] = ["python3", CANARY, "serve"]
-        words += [lab.hostip(node), "0", secret, revoke]
+        words += [lab.hostip(node), "0", secret, *([revoke] if revoke else [])]
         self.process = lab.popen(
             node, words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -273,7 +272,12 @@ def run(
     meet = f"/tmp/slim-escape.{lab.state.name or 'lab'}.{os.getpid()}.sock"
     peers = ["--peer", f"{lab.ip(peer)}:{PEER_PORT}"]
     server = lab.popen(
-        peer, [place / "escape", "serve", *peers], "slim", stdout=subprocess.PIPE, text=True
+        peer,
+        [place / "escape", "serve", *peers],
+        "slim",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert server.stdout is not None
     canary = _Canary(lab, lab.node_of(endpoint), secret, revoke)
@@ -284,6 +288,7 @@ def run(
         other,
         [place / "escape-static", "receive", *options],
         "overlay",
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -292,7 +297,6 @@ def run(
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
             raise AssertionError("a helper of the suite did not start; its words are above")
-    wait_for(lambda: lab.listens(peer, PEER_PORT, "overlay"), what="the peer listens")
     words = [str(place / "escape"), "run", *options, "--static", str(place / "escape-static")]
     words += ["--variants", ",".join(variants) or "all", "--attempts", ",".join(attempts) or "all"]
     report = Report()
@@ -321,8 +325,10 @@ def run(
     for process in (server, canary.process, receiver):
         if process.poll() is not None:
             raise AssertionError(f"a helper of the suite ended: status {process.returncode}")
-    with contextlib.suppress(OSError):
-        Path(meet).unlink()
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(timeout=20)
+    lab.run(other, ["rm", "-f", meet], "overlay")
     _judge(report, canary.heard)
     return report
 

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 
 #define FDS 4096
 
@@ -132,6 +133,14 @@ static void heard(int fd)
 	}
 }
 
+/* Whoever holds the other end of our standard input wants us as long as that. */
+bool led(void)
+{
+	struct stat status;
+
+	return fstat(0, &status) == 0 && (S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode));
+}
+
 void serve(void)
 {
 	struct sockaddr_in sa = { .sin_family = AF_INET,
@@ -150,6 +159,8 @@ void serve(void)
 		exit(1);
 	}
 	watch(listener, EPOLLIN);
+	if (led())
+		watch(0, EPOLLIN);
 	printf("ready\n");
 	fflush(stdout);
 	for (;;) {
@@ -158,6 +169,8 @@ void serve(void)
 		for (int i = 0; i < n; i++) {
 			int fd = events[i].data.fd;
 
+			if (fd == 0)
+				exit(0);
 			if (fd != listener) {
 				if (events[i].events & EPOLLOUT)
 					connected(fd);

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define WAIT_MS 600
+#define WAIT_MS 2000
 
 static void *offset(void *base, uint32_t by)
 {

@@ -177,9 +177,17 @@ void receive(void)
 	}
 	printf("ready\n");
 	fflush(stdout);
-	for (;;) {
-		int connection = accept(listener, NULL, NULL);
+	for (bool leader = led();;) {
+		struct pollfd p[2] = { { .fd = listener, .events = POLLIN },
+				       { .fd = leader ? 0 : -1, .events = POLLIN } };
+		int connection;
 
+		if (poll(p, 2, -1) > 0 && p[1].revents) {
+			while (waitpid(-1, NULL, 0) > 0)
+				;
+			exit(0);
+		}
+		connection = p[0].revents ? accept(listener, NULL, NULL) : -1;
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;
 		if (connection < 0)
