@@ -66,6 +66,12 @@ static ssize_t slim_end(const struct socket *sock, ssize_t result)
 	return result;
 }
 
+/* A sender's: what the kernel took of it has been thrown away with the rest. */
+static ssize_t slim_end_send(const struct socket *sock, ssize_t result)
+{
+	return unlikely(slim_is_revoked(sock)) ? -ECONNABORTED : result;
+}
+
 static int slim_bind(struct socket *sock, struct sockaddr *address, int length)
 {
 	if (slim_is_outside(sock->sk))
@@ -137,7 +143,7 @@ static int slim_sendmsg(struct socket *sock, struct msghdr *msg, size_t size)
 	if (unlikely(!slim_allow_send(msg->msg_flags, !!msg->msg_name, msg->msg_controllen)) &&
 	    slim_is_outside(sock->sk))
 		return slim_deny(SLIM_CALL_SENDMSG);
-	return slim_end(sock, slim_base(sock)->sendmsg(sock, msg, size));
+	return slim_end_send(sock, slim_base(sock)->sendmsg(sock, msg, size));
 }
 
 static int slim_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)
@@ -158,7 +164,8 @@ static ssize_t slim_splice_read(struct socket *sock, loff_t *at,
 static ssize_t slim_sendpage(struct socket *sock, struct page *page, int offset,
 			     size_t size, int flags)
 {
-	return slim_end(sock, slim_base(sock)->sendpage(sock, page, offset, size, flags));
+	return slim_end_send(sock,
+			     slim_base(sock)->sendpage(sock, page, offset, size, flags));
 }
 #endif
 

@@ -11,6 +11,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/net.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sockios.h>
 #include <linux/static_call.h>
@@ -130,6 +131,8 @@ int slim_selftest(void)
 	WRITE_ONCE(slim_tester, NULL);
 	/* Before the file goes: that happens when we are long done. */
 	WARN_ON(slim_untag(sock, 0));
+	/* The tag's references to the module go with its record. */
+	rcu_barrier();
 out:
 	fput(file);
 	return error;
