@@ -100,7 +100,7 @@ def test_preload_is_prepended(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "names_it"),
     [
-        (("up", "--kind", "vm", "--hosts", "49"), 2, "--hosts 49"),
+        (("up", "--kind", "vm", "--hosts", "999"), 2, "--hosts 999"),
         (("up", "--secure", "bpf"), 2, "--secure bpf"),
         (("up", "--secure", "kmod"), 2, "--secure kmod"),
         (("up", "--hosts", "0"), 2, "--hosts 0"),
