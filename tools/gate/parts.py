@@ -19,7 +19,9 @@ PYTHON_SOURCES = ("bench", "files", "plugins", "tests", "tools")
 TYPED_SOURCES = (
     "files/router/slim_router",
     "files/fallback/slim_fallback",
+    "files/bpf/slim_bpf",
     "tools/lab",
+    "tools/guest",
     "tools/gate",
     "bench",
 )
