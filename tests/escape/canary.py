@@ -74,7 +74,7 @@ def facts() -> dict[str, list[str]]:
         kind: [] for kind in ("address", "interface", "device", "mac", "netns", "secret")
     }
     found["address"] = [fact("address", text, socket.inet_aton(text)) for text in addresses()]
-    for _, name in socket.if_nameindex():
+    for _unused, name in socket.if_nameindex():
         if name == "lo":
             continue
         found["interface"].append(fact("interface", name))
@@ -234,19 +234,19 @@ class Canary:
     def serve(self) -> None:
         """Until standard input ends."""
         while True:
-            for key, _ in self.chosen.select():
+            for key, _unused in self.chosen.select():
                 if key.data == "orders":
                     data = os.read(0, 4096)
                     if not data:
                         return
                     self.orders += data
                     while b"\n" in self.orders:
-                        line, _, self.orders = self.orders.partition(b"\n")
+                        line, _unused, self.orders = self.orders.partition(b"\n")
                         self._order(line.decode())
                 elif key.data == "listener":
                     assert isinstance(key.fileobj, socket.socket)
                     try:
-                        sock, _ = key.fileobj.accept()
+                        sock, _unused = key.fileobj.accept()
                     except OSError:
                         continue
                     sock.setblocking(False)

@@ -108,7 +108,9 @@ def run(
 
 def main() -> int:
     """Entry point; 1 if any guest let something out, or broke."""
-    parser = argparse.ArgumentParser(prog="guests", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="guests", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("--kernel", action="append", choices=KERNELS)
     parser.add_argument("--keeper", action="append", choices=KEEPERS)
     parser.add_argument("--variant", action="append", default=[])

@@ -96,7 +96,7 @@ class Report:
         for result in self.results:
             kind = "escaped" if result.escaped else result.outcome
             counts[result.group, result.identity, kind] += 1
-        pairs = sorted({(group, identity) for group, identity, _ in counts})
+        pairs = sorted({(group, identity) for group, identity, _unused in counts})
         for group, identity in pairs:
             numbers = [
                 counts[group, identity, kind]
@@ -335,7 +335,9 @@ def run(
 
 def main() -> int:
     """Entry point; 1 if anything escaped or broke."""
-    parser = argparse.ArgumentParser(prog="escape", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="escape", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("--identity", action="append", choices=(*IDENTITIES, PROVER))
     parser.add_argument("--variant", action="append", default=[])
     parser.add_argument("--attempt", action="append", default=[])

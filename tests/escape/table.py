@@ -77,7 +77,7 @@ def measure(results: Path, name: str) -> None:
             row = json.loads(line)
             attempt, identity, outcome = row["attempt"], row["identity"], row["outcome"]
         elif words[:1] == ["R"] and len(words) >= 6:
-            attempt, _, identity, outcome = words[1:5]
+            attempt, _unused, identity, outcome = words[1:5]
         else:
             continue
         run.setdefault(attempt, {}).setdefault(identity, set()).add(outcome)
@@ -151,7 +151,7 @@ def page_with(block: str) -> str:
     """The page with the block in its place; ValueError if the marks are not there."""
     text = PAGE.read_text()
     before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    _unused, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{PAGE} has no place for the table; put in: {BEGIN} ... {END}")
     return before + block + after

@@ -120,7 +120,7 @@ def outcome(session_lab: Lab) -> Iterator[tuple[Report, dict[str, Any]]]:
 
 def test_everything_ran(outcome: tuple[Report, dict[str, Any]]) -> None:
     """Every attempt by every variant and identity has an outcome, and none broke."""
-    report, _ = outcome
+    report, _unused = outcome
     attempts, variants = runner.listing()
     assert len(attempts) >= 50
     assert not report.absent, report.absent
@@ -140,7 +140,7 @@ def test_everything_ran(outcome: tuple[Report, dict[str, Any]]) -> None:
 
 def test_nobody_else_is_hurt(outcome: tuple[Report, dict[str, Any]]) -> None:
     """A live connection of the same container went on; no worker died."""
-    _, facts = outcome
+    _unused, facts = outcome
     assert facts["bystander"].startswith("echoed "), facts["bystander"]
     assert int(facts["bystander"].split()[1]) > 20, facts["bystander"]
     assert facts["before"] == facts["after"]
@@ -151,12 +151,12 @@ def test_without_secure_mode_the_known_escapes_succeed(
 ) -> None:
     if session_lab.plan.secure != "none":
         pytest.skip(f"this lab runs with --secure {session_lab.plan.secure}")
-    report, _ = outcome
+    report, _unused = outcome
     escapes = [result for result in report.escapes() if result.identity in IDENTITIES]
     for group, floor in FLOOR.items():
         found = {result.attempt for result in escapes if result.group == group}
         assert len(found) >= floor, f"{group}: only {sorted(found)}"
-    _, variants = runner.listing()
+    _unused, variants = runner.listing()
     got = {(result.attempt, result.variant, result.identity) for result in escapes}
     missed = [
         (attempt, variant["variant"], identity)
@@ -180,7 +180,7 @@ def test_secure_mode_lets_nothing_out(
 ) -> None:
     if session_lab.plan.secure == "none":
         pytest.skip("this lab runs without secure mode")
-    report, _ = outcome
+    report, _unused = outcome
     assert not report.escapes(), "\n".join(map(str, report.escapes()))
 
 
@@ -208,7 +208,7 @@ def test_the_page_says_what_the_suite_has() -> None:
     assert table.page_with(table.render()) == table.PAGE.read_text(), (
         "docs/security.md is out of date: run python3 tests/escape/table.py write"
     )
-    attempts, _ = table.listing()
+    attempts, _unused = table.listing()
     names = {row["attempt"] for row in attempts}
     for run, seen in table.measured().items():
         assert names == set(seen), (

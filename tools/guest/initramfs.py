@@ -34,7 +34,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 hostname guest
 for module in /modules/*.ko; do
-	[ -e "$module" ] && insmod "$module"
+    [ -e "$module" ] && insmod "$module"
 done
 cd /test
 "./$GUEST_SCRIPT" $GUEST_ARGUMENTS </dev/null
@@ -44,7 +44,7 @@ poweroff -f
 
 
 class Archive:
-    """Collects entries; `bytes()` is what the kernel unpacks."""
+    """Collects entries; `packed()` is what the kernel unpacks."""
 
     def __init__(self) -> None:
         self._out = io.BytesIO()
@@ -81,7 +81,7 @@ class Archive:
     def character(self, name: str, major: int, minor: int) -> None:
         self._entry(name.strip("/"), stat.S_IFCHR | 0o600, b"", (major, minor))
 
-    def bytes(self) -> bytes:
+    def packed(self) -> bytes:
         self._entry("TRAILER!!!", 0)
         return self._out.getvalue()
 
@@ -99,7 +99,7 @@ def _modules(kernel: Kernel, names: Iterable[str]) -> list[Path]:
     listing = kernel.modules / "modules.dep"
     if listing.exists():
         for line in listing.read_text().splitlines():
-            path, _, needs = line.partition(":")
+            path, _unused, needs = line.partition(":")
             table[Path(path).name.split(".ko")[0].replace("-", "_")] = (path, needs.split())
     order: list[Path] = []
     for name in names:
@@ -156,4 +156,4 @@ def build(
     archive.file(f"test/{script.name}", script.read_bytes(), 0o755)
     for path in files:
         _add(archive, path, f"test/{path.name}")
-    return archive.bytes()
+    return archive.packed()

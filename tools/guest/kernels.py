@@ -55,7 +55,9 @@ class Kernel:
 def _run(*command: str, cwd: Path | None = None) -> str:
     """Run a command; its output. Raises GuestError with the command's own words."""
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise GuestError(f"{command[0]}: {error}; install what it belongs to") from error
     if done.returncode:

@@ -139,7 +139,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(TIMEOUT_S)
         client = socket.create_connection(listener.getsockname(), TIMEOUT_S)
-        server, _ = listener.accept()
+        server, _unused = listener.accept()
     return client, server
 
 

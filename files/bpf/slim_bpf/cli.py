@@ -18,17 +18,17 @@ from .libbpf import Library
 from .tags import Tags
 
 
-def _status(_: argparse.Namespace) -> dict[str, Any]:
+def _status(_unused: argparse.Namespace) -> dict[str, Any]:
     found = load.state()
     answer = asdict(found) | {"same_object": found.loaded and found.sha256 == load.digest()}
     if found.loaded:
         with Tags() as tags:
             answer["counters"] = tags.counters()
-            answer["tags"] = sum(1 for _ in tags.list())
+            answer["tags"] = sum(1 for _unused in tags.list())
     return answer
 
 
-def _preflight(_: argparse.Namespace) -> dict[str, Any]:
+def _preflight(_unused: argparse.Namespace) -> dict[str, Any]:
     host.require()
     return {"usable": True, "absent": load.lacking_hooks(Library())}
 
@@ -42,14 +42,14 @@ def _unload(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"changed": load.unload(force=arguments.force)}
 
 
-def _check(_: argparse.Namespace) -> dict[str, Any]:
+def _check(_unused: argparse.Namespace) -> dict[str, Any]:
     absent = check.attached()
     check.behaves()
     found = load.state()
     return {"secure": True, "programs": found.programs, "absent": absent}
 
 
-def _tags(_: argparse.Namespace) -> dict[str, Any]:
+def _tags(_unused: argparse.Namespace) -> dict[str, Any]:
     with Tags() as tags:
         return {
             "tags": [
@@ -59,7 +59,7 @@ def _tags(_: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def _holders(_: argparse.Namespace) -> dict[str, Any]:
+def _holders(_unused: argparse.Namespace) -> dict[str, Any]:
     with Tags() as tags:
         return {"holders": [asdict(holder) for holder in tags.holders()]}
 

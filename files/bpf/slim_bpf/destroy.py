@@ -42,7 +42,7 @@ def _answers(data: bytes) -> Iterator[tuple[int, int]]:
     """(sequence, errno) of each acknowledgement in one datagram."""
     offset = 0
     while offset + _HEADER.size <= len(data):
-        length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
+        length, kind, _unused, sequence, _unused = _HEADER.unpack_from(data, offset)
         if length < _HEADER.size:
             return
         if kind == NLMSG_ERROR:

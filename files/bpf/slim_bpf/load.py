@@ -205,7 +205,7 @@ def unload(*, force: bool = False) -> bool:
         return False
     if not force:
         with Tags() as tags:
-            live = sum(1 for _ in tags.list())
+            live = sum(1 for _unused in tags.list())
         if live:
             raise BpfError(
                 str(PINS),

@@ -125,7 +125,7 @@ class LinkInfo:
 def link_info(fd: int) -> LinkInfo:
     """What the kernel says of a link."""
     data = _info(fd, ctypes.create_string_buffer(64))
-    kind, number, program, _, attach, _, target = struct.unpack_from("=7I", data)
+    kind, number, program, _unused, attach, _unused, target = struct.unpack_from("=7I", data)
     return LinkInfo(kind, number, program, attach, target)
 
 

@@ -157,7 +157,7 @@ class Tags:
                 key = struct.pack("=Q", cookie)
                 syscall.update(self.revoked, key, struct.pack("=I", 1))
                 written.append(key)
-            for _ in range(PASSES):
+            for _unused in range(PASSES):
                 for tagged in self._tagged("slim_mark"):
                     if tagged.cookie in wanted:
                         found[tagged.cookie] = tagged

@@ -48,7 +48,7 @@ def pair(family: int = socket.AF_INET) -> Pair:
         client = socket.socket(family, socket.SOCK_STREAM)
         prefix = "::ffff:" if family == socket.AF_INET6 else ""
         client.connect((prefix + "127.0.0.1", listener.getsockname()[1]))
-        server, _ = listener.accept()
+        server, _unused = listener.accept()
     return Pair(client, server)
 
 
@@ -103,7 +103,7 @@ class Foreign:
         while piece := self._channel.recv(1 << 16):
             data += piece
         self._channel.close()
-        _, status = os.waitpid(self.pid, 0)
+        _unused, status = os.waitpid(self.pid, 0)
         assert status == 0, f"process {self.pid}: status {status}"
         return json.loads(data)
 
@@ -130,7 +130,7 @@ def send_fd(channel: socket.socket, fd: int) -> None:
 
 def recv_fd(channel: socket.socket) -> int:
     """Take one."""
-    _, fds, _, _ = socket.recv_fds(channel, 1, 1)
+    _unused, fds, _unused, _unused = socket.recv_fds(channel, 1, 1)
     return fds[0]
 
 

@@ -23,10 +23,10 @@ def main() -> int:
         if kind == "without" or not base:
             continue
         ratio = value / base
-        bar = BARS.get((kind, call))
-        over = bar is not None and ratio > bar
+        limit = BARS.get((kind, call))
+        over = limit is not None and ratio > limit
         failed = failed or over
-        note = "" if bar is None else f" (bar {bar}{', FAILED' if over else ''})"
+        note = "" if limit is None else f" (bar {limit}{', FAILED' if over else ''})"
         print(f"cost   {kind:8} {call:10} {ratio:.3f}{note}")
     return int(failed)
 

@@ -223,7 +223,7 @@ def prove(backend: Backend, enter: Callable[[], None], leave: Callable[[], None]
 def _attempts(probe: socket.socket) -> tuple[bool, bool]:
     """(the forbidden is denied, the permitted is not)."""
     forbidden: tuple[Callable[[], object], ...] = (
-        lambda: probe.getsockname(),
+        probe.getsockname,
         lambda: probe.bind(("127.0.0.1", 0)),
         lambda: probe.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0),
     )

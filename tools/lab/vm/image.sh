@@ -95,7 +95,8 @@ for kernel in "$@"; do
     rm -rf "$tree"
     mkdir -p "$tree/bin" "$tree/modules"
     cp "$root/bin/busybox" "$tree/bin/busybox"
-    install -m 0755 "$here/initrd-init.sh" "$tree/init"
+    sed '1s|.*|#!/bin/busybox sh|' "$here/initrd-init.sh" >"$tree/init"
+    chmod 0755 "$tree/init"
     for module in virtio_pci virtio_blk crc32c_generic ext4; do
         # A driver that is built in has nothing to show, or is unknown by name.
         chroot "$root" modprobe -S "$release" --show-depends "$module" || true

@@ -1,4 +1,4 @@
-#!/bin/busybox sh
+#!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
 # First program of a node: loads what the disk needs and hands over to systemd.

@@ -88,7 +88,7 @@ def connection(backend: secure.Backend, elsewhere: Elsewhere, family: int, addre
             "getpeername": answer(accepted.getpeername),
             "tos": answer(lambda: sock.setsockopt(socket.IPPROTO_IP, 1, 0)),
             "connect": answer(lambda: sock.connect((address, port))),
-            "listen": answer(lambda: accepted.listen()),
+            "listen": answer(accepted.listen),
             "sendto": answer(lambda: sock.sendto(b"x", (address, port))),
         }
         assert set(said.values()) == {"EPERM"}, said
