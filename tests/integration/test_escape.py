@@ -103,7 +103,7 @@ def outcome(session_lab: Lab) -> Iterator[tuple[Report, dict[str, Any]]]:
         start_peer(lab, "c2", "slim")
         words: Words = [PYTHON, "-c", BYSTANDER, lab.ip("c2"), str(PEER_PORT)]
         bystander = lab.popen("c1", words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        read_until(bystander, "there", 20)
+        read_until(bystander, "there\n", 20)
         pids = worker_pids(lab)
         # Secure mode refuses a container of the prover's kind, so there it proves nothing.
         provers = (PROVER,) if lab.plan.secure == "none" else ()
