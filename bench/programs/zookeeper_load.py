@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from kazoo.client import KazooClient  # type: ignore[import-not-found, unused-ignore] # only where the load runs
+# (untyped: kazoo is a Debian package of the host that runs the load, not of the gate)
+from kazoo.client import KazooClient  # type: ignore[import-not-found, unused-ignore]
 
 IN_FLIGHT = 16
 VALUE = b"z" * 100
