@@ -41,6 +41,8 @@ class CaseRun:
     rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     devices: dict[str, list[int]] = field(default_factory=dict)
+    idle: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    """Rows of the connection table before the load: what does not grow is not of it."""
 
     @property
     def slim(self) -> bool:
@@ -154,6 +156,8 @@ class Runner:
                     self._error(run, mode.name, 0, str(error))
             ends = (case.site.pair.client, case.site.pair.server)
             connects = self.lab.connects(ends) if run.slim else {}
+            if run.slim:
+                self._look(case, run.idle)
             turns = self.rounds * case.turns
             for number in range(1, turns + 1):
                 values = {}
@@ -269,10 +273,7 @@ class Runner:
         try:
             while True:
                 begun = time.monotonic()
-                rows = self.lab.connections(case.site.pair.client)
-                if rows is not None:
-                    answered = True
-                    take_rows(rows, case.ports.get("slim", set()), seen)
+                answered |= self._look(case, seen)
                 if case.name == "stream":
                     text = self.lab.run(
                         case.site.pair.client,
@@ -294,7 +295,16 @@ class Runner:
             proof.problem = f"the load for the proof failed: {failed[0]}"
         elif not answered:
             proof.problem = "slimctl did not answer" if proof.probe_connections is None else ""
-        count_rows(seen, proof)
+        count_rows(
+            {key: row for key, row in seen.items() if bytes_of(row) != bytes_of(run.idle.get(key))},
+            proof,
+        )
+
+    def _look(self, case: Case, seen: dict[Any, dict[str, Any]]) -> bool:
+        """Add what the connection table shows of the case; False if slimctl did not answer."""
+        rows = self.lab.connections(case.site.pair.client)
+        take_rows(rows or [], case.ports.get("slim", set()), seen)
+        return rows is not None
 
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -324,14 +334,19 @@ def take_rows(rows: list[dict[str, Any]], ports: set[int], seen: dict[Any, dict[
         seen[key] = row
 
 
+def bytes_of(row: dict[str, Any] | None) -> int:
+    """Bytes that a connection has carried, both ways; -1 for one that is not there."""
+    if row is None:
+        return -1
+    return int(row.get("bytes_sent") or 0) + int(row.get("bytes_received") or 0)
+
+
 def count_rows(seen: dict[Any, dict[str, Any]], proof: Proof) -> None:
     """Sum the remembered rows up; each row's bytes are those of its last appearance."""
     for row in seen.values():
         if row.get("path") == "slim":
             proof.table_slim += 1
-            proof.table_bytes += int(row.get("bytes_sent") or 0) + int(
-                row.get("bytes_received") or 0
-            )
+            proof.table_bytes += bytes_of(row)
         else:
             proof.table_overlay += 1
             came = "came over the overlay" if row.get("direction") == "in" else "unknown"

@@ -25,6 +25,7 @@ class FakeLab(Lab):
     def __init__(self, port=7100, path="slim"):
         super().__init__("no-such-lab")
         self.row = {"endpoint": "c1", "dport": port, "path": path, "bytes_sent": 7, "cookie": 1}
+        self.idle: list[dict[str, object]] = []
         self.device = 0
 
     def has(self, endpoint):
@@ -34,7 +35,7 @@ class FakeLab(Lab):
         return self.device
 
     def connections(self, endpoint):
-        return [self.row]
+        return [dict(self.row), *self.idle]
 
     def connects(self, endpoints):
         return {}
@@ -58,9 +59,11 @@ class Made(Case):
 
     def measure(self, mode):
         self.log.append(mode.name)
+        assert isinstance(self.lab, FakeLab)
         if mode.name == "overlay":
-            assert isinstance(self.lab, FakeLab)
             self.lab.device += 1000
+        if mode.name == "slim":
+            self.lab.row["bytes_sent"] += 7
         return Sample({"rate": 5.0})
 
     def stop(self, mode):
@@ -109,6 +112,14 @@ def test_overlay_rows_in_the_table_are_an_error(made, tmp_path):
     report = run(FakeLab(path="overlay"), made, tmp_path)
     assert [p.mode for p in report.problems] == ["slim"]
     assert "not proven" in report.problems[0].text
+
+
+def test_a_connection_that_was_there_before_and_carries_nothing_does_not_count(made, tmp_path):
+    lab = FakeLab()
+    lab.idle = [{"endpoint": "c1", "dport": 7100, "path": "overlay", "cookie": 2}]
+    report = run(lab, made, tmp_path)
+    assert report.problems == []
+    assert (report.proofs[0].table_slim, report.proofs[0].table_overlay) == (1, 0)
 
 
 def test_a_program_that_is_not_installed_is_a_note(made, tmp_path):
