@@ -10,8 +10,9 @@
 #include <linux/net.h>
 #include <linux/ptrace.h>
 
-#if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS) || !defined(CONFIG_KPROBES)
-#error "slim_kmod needs CONFIG_DYNAMIC_FTRACE_WITH_ARGS and CONFIG_KPROBES"
+#if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS) || !defined(CONFIG_KPROBES) || \
+	!defined(CONFIG_SECURITY_PATH)
+#error "slim_kmod needs CONFIG_DYNAMIC_FTRACE_WITH_ARGS, CONFIG_KPROBES and CONFIG_SECURITY_PATH"
 #endif
 
 /*

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Hooks for the calls that proto_ops do not see: options of SOL_SOCKET, and
- * the ioctls that sock_ioctl() and the file layer answer themselves.
+ * Hooks for the calls that proto_ops do not see: options of SOL_SOCKET, the
+ * ioctls that sock_ioctl() and the file layer answer themselves, and chown.
  *
  * ftrace, by name: no kernel text is touched by us, no unexported symbol is
  * needed. IPMODIFY lets us send a refused call to a function that only returns
@@ -18,7 +18,9 @@
 #include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/kprobes.h>
+#include <linux/magic.h>
 #include <linux/net.h>
+#include <linux/path.h>
 #include <linux/string.h>
 #include <linux/tcp.h>
 
@@ -109,6 +111,30 @@ static notrace void slim_on_ioctl(unsigned long ip, unsigned long parent,
 	}
 }
 
+/*
+ * The owner of a socket's inode is its sk_uid, by which the host routes and
+ * filters. The path may outlive the socket (O_PATH): RCU keeps what we look at
+ * a struct sock of TCP's, be it another one by now.
+ */
+static notrace void slim_on_chown(unsigned long ip, unsigned long parent,
+				  struct ftrace_ops *ops, struct ftrace_regs *regs)
+{
+	const struct path *path = (const struct path *)slim_argument(regs, 0);
+	struct inode *inode = d_backing_inode(path->dentry);
+	struct sock *sk;
+
+	/* A Unix socket's name in a file system is S_ISSOCK too. */
+	if (likely(!S_ISSOCK(inode->i_mode) || inode->i_sb->s_magic != SOCKFS_MAGIC))
+		return;
+	rcu_read_lock();
+	sk = READ_ONCE(SOCKET_I(inode)->sk);
+	if (unlikely(slim_is_tagged(sk)) && slim_is_outside(sk)) {
+		slim_deny(SLIM_CALL_CHOWN);
+		slim_redirect(regs, slim_answer_refused);
+	}
+	rcu_read_unlock();
+}
+
 #define SLIM_HOOK(name_, call_, optional_) { \
 	.name = name_, \
 	.ops = { \
@@ -123,6 +149,7 @@ static struct slim_hook slim_hooks[] = {
 	SLIM_HOOK("security_socket_getsockopt", slim_on_getsockopt, false),
 	SLIM_HOOK("security_file_ioctl", slim_on_ioctl, false),
 	SLIM_HOOK("security_file_ioctl_compat", slim_on_ioctl, true),
+	SLIM_HOOK("security_path_chown", slim_on_chown, false),
 };
 
 /*

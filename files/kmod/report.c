@@ -14,6 +14,7 @@ struct slim_stats slim_stats;
 static const char *const slim_call_names[SLIM_CALLS] = {
 	[SLIM_CALL_ACCEPT] = "accept",
 	[SLIM_CALL_BIND] = "bind",
+	[SLIM_CALL_CHOWN] = "chown",
 	[SLIM_CALL_CONNECT] = "connect",
 	[SLIM_CALL_GETNAME] = "getname",
 	[SLIM_CALL_GETSOCKOPT] = "getsockopt",

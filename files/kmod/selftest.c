@@ -24,11 +24,13 @@
 
 typedef int slim_option_fn(struct socket *sock, int level, int name);
 typedef int slim_ioctl_fn(struct file *file, unsigned int cmd, unsigned long arg);
+typedef int slim_chown_fn(const struct path *path, kuid_t uid, kgid_t gid);
 
 DEFINE_STATIC_CALL_RET0(slim_try_setsockopt, slim_option_fn);
 DEFINE_STATIC_CALL_RET0(slim_try_getsockopt, slim_option_fn);
 DEFINE_STATIC_CALL_RET0(slim_try_ioctl, slim_ioctl_fn);
 DEFINE_STATIC_CALL_RET0(slim_try_compat_ioctl, slim_ioctl_fn);
+DEFINE_STATIC_CALL_RET0(slim_try_chown, slim_chown_fn);
 
 static int slim_expect(const char *what, int refused, int allowed)
 {
@@ -84,6 +86,20 @@ static int slim_test_ioctls(struct file *file)
 			   static_call(slim_try_compat_ioctl)(file, FIONREAD, 0));
 }
 
+/* Before the tag it must be let through, and afterwards refused. */
+static int slim_try_to_chown(struct file *file, int *answer)
+{
+	void *chown = slim_symbol("security_path_chown");
+
+	if (!chown) {
+		pr_err("self-test: security_path_chown is not to be found; not loaded\n");
+		return -ENOENT;
+	}
+	static_call_update(slim_try_chown, (slim_chown_fn *)chown);
+	*answer = static_call(slim_try_chown)(&file->f_path, INVALID_UID, INVALID_GID);
+	return 0;
+}
+
 static int slim_test_ops(struct socket *sock)
 {
 	struct sockaddr_storage name = {};
@@ -103,7 +119,7 @@ int slim_selftest(void)
 {
 	struct socket *sock;
 	struct file *file;
-	int error;
+	int error, before, after;
 
 	error = sock_create_kern(&init_net, AF_INET, SOCK_STREAM, IPPROTO_TCP, &sock);
 	if (error) {
@@ -116,6 +132,9 @@ int slim_selftest(void)
 		pr_err("self-test: no file (%ld); not loaded\n", PTR_ERR(file));
 		return PTR_ERR(file);
 	}
+	error = slim_try_to_chown(file, &before);
+	if (error)
+		goto out;
 	/* Nobody has asked for its cookie, so it is 0, which no record names. */
 	error = slim_tag(sock, 0);
 	if (error) {
@@ -126,6 +145,10 @@ int slim_selftest(void)
 	error = slim_test_options(sock);
 	if (!error)
 		error = slim_test_ioctls(file);
+	if (!error)
+		error = slim_try_to_chown(file, &after);
+	if (!error)
+		error = slim_expect("security_path_chown", after, before);
 	if (!error)
 		error = slim_test_ops(sock);
 	WRITE_ONCE(slim_tester, NULL);

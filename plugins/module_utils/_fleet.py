@@ -20,7 +20,6 @@ PROVIDERS = ("vxlan", "existing")
 FIREWALLS = ("managed", "checked", "ignored")
 SERVICE_MANAGERS = ("systemd", "keeper")
 SECURE_MODES = ("none", "bpf", "kmod")
-SECURE_BUILT = ("none",)
 
 # sun_path has 108 bytes with its closing zero: unix(7).
 SOCKET_PATH_MAX = 107
@@ -124,14 +123,6 @@ def _check_settings(settings):
             yield problem(
                 f"{variable} {value}", "it is not known here", f"choose one of {', '.join(known)}"
             )
-    secure = settings["secure_mode"]
-    if secure in SECURE_MODES and secure not in SECURE_BUILT:
-        yield problem(
-            f"slim_secure_mode {secure}",
-            "this version of the collection does not have it",
-            "set slim_secure_mode: none if every program in the endpoints is trusted, "
-            "or do not deploy Slim there",
-        )
     for path in settings["socket_paths"]:
         size = len(str(path).encode())
         if size > SOCKET_PATH_MAX:

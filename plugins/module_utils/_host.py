@@ -199,6 +199,13 @@ def _guard(thing, facts, settings):
                 f"boot a kernel built with CONFIG_DEBUG_INFO_BTF, use kmod, {plain}",
             )
     if settings["secure_mode"] == "kmod":
+        if not guard["modules"]:
+            yield problem(
+                thing,
+                "slim_secure_mode is kmod and its kernel takes no modules, or traces no functions "
+                "(/proc/modules, /proc/sys/kernel/ftrace_enabled)",
+                f"boot a kernel with CONFIG_MODULES and CONFIG_FUNCTION_TRACER, use bpf, {plain}",
+            )
         if guard["secure_boot"] and not settings["sign_key"]:
             yield problem(
                 thing,

@@ -62,6 +62,7 @@ ansible_facts:
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -223,6 +224,15 @@ def number(text):
     return int(text) if text.strip().isdigit() else -1
 
 
+def has_libbpf():
+    """Is libbpf there, by the names under which slim-bpf looks for it?"""
+    for name in ("libbpf.so.1", "libbpf.so.0"):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return True
+    return False
+
+
 def kernel_guard():
     """What secure mode needs to know: the kernel's own means, and the module if loaded."""
     release = os.uname().release
@@ -232,6 +242,9 @@ def kernel_guard():
     return {
         "lsm": [name for name in read("/sys/kernel/security/lsm").strip().split(",") if name],
         "btf": Path("/sys/kernel/btf/vmlinux").exists(),
+        "libbpf": has_libbpf(),
+        "modules": Path("/proc/modules").exists()
+        and Path("/proc/sys/kernel/ftrace_enabled").exists(),
         "headers": Path(f"/lib/modules/{release}/build/Makefile").exists(),
         "secure_boot": secure_boot(),
         "loaded": Path("/sys/module/slim_kmod").is_dir(),

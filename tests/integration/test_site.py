@@ -153,9 +153,9 @@ BAD = {
         change("vars", "slim_run_dir", to="/run/" + "x" * 100),
         ["socket path", "107", "shorter"],
     ),
-    "secure mode that is not built": (
-        change("vars", "slim_secure_mode", to="bpf"),
-        ["slim_secure_mode bpf", "slim_secure_mode: none"],
+    "unknown secure mode": (
+        change("vars", "slim_secure_mode", to="paranoid"),
+        ["slim_secure_mode paranoid", "kmod"],
     ),
 }
 

@@ -52,7 +52,7 @@ load_and_unload() {
 	refuses security_socket_setsockopt
 	echo 1 >/proc/sys/kernel/ftrace_enabled
 	for name in security_socket_setsockopt security_socket_getsockopt \
-		security_file_ioctl security_file_ioctl_compat; do
+		security_file_ioctl security_file_ioctl_compat security_path_chown; do
 		insmod steal.ko function=$name || fail "steal $name"
 		refuses $name
 		rmmod steal

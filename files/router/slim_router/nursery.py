@@ -19,7 +19,7 @@ from typing import Any
 from . import log
 from .zygote import MESSAGE_MAX
 
-START_S = 10.0
+START_S = 30.0  # a starved machine; normally a tenth of a second
 SPAWN_S = 5.0
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 from . import sockdiag
 from .secure import Revoked, SecureError
+from .stopped import stopped
 
 DIRECTORY = "/sys/fs/bpf/slim"
 LSM_LIST = "/sys/kernel/security/lsm"
@@ -124,7 +125,7 @@ class Bpf:
     def _failed(self, what: str, error: OSError) -> SecureError:
         path = f"{self.directory}/{what}" if what else self.directory
         if error.errno == errno.ENOENT:
-            cause, step = "not there", "load the programs (role slim_kmod, slim_secure_mode: bpf)"
+            cause, step = "not there", "load the programs (role slim_bpf)"
         elif error.errno in (errno.EPERM, errno.EACCES):
             cause = "bpf(2) is not permitted"
             step = "give the router CAP_SYS_ADMIN and, in its unit, SystemCallFilter=bpf"
@@ -195,7 +196,7 @@ class Bpf:
             raise SecureError(
                 errno.ENOENT,
                 f"secure mode bpf: {self.directory}: a map without programs; load them"
-                " (role slim_kmod, slim_secure_mode: bpf)",
+                " (role slim_bpf)",
             )
         return found
 
@@ -234,15 +235,22 @@ class Bpf:
         return int(value.state)
 
     def revoke(self, cookies: Iterable[int]) -> Revoked:
-        """Mark, then reset: files/bpf/README.md, "Revocation, in order", 1 and 3. From the
-        mark on every copy answers ECONNABORTED; no descriptor is taken away."""
+        """Mark, stop who holds them, reset, let go: files/bpf/README.md, "Revocation, in
+        order". From the mark on every copy answers ECONNABORTED; no descriptor is taken away."""
         wanted = set(cookies)
         marks = self._mark(wanted)
-        with contextlib.closing(sockdiag.open_netlink()) as nl:
+        held = [
+            pair
+            for line in self._lines("slim_holders")
+            if (pair := (int(line[0]), int(line[2])))[0] in wanted
+        ]
+        with (
+            stopped({pid for _unused, pid in held if _is_outside(pid)}),
+            contextlib.closing(sockdiag.open_netlink()) as nl,
+        ):
             for line in marks.values():
                 destroy(nl, line)
-        held = [(int(line[0]), int(line[2])) for line in self._lines("slim_holders")]
-        return Revoked(len(wanted), [pair for pair in held if pair[0] in wanted])
+        return Revoked(len(wanted), held)
 
     def _mark(self, wanted: set[int]) -> dict[int, list[str]]:
         """The lines of slim_mark by cookie, for those that have a tag. Raises OSError."""
@@ -279,6 +287,15 @@ class Bpf:
                 os.close(fd)
         self._fd, self._links = -1, []
         self._attr.map_fd = 0xFFFFFFFF
+
+
+def _is_outside(pid: int) -> bool:
+    """Is the process in another network namespace than we are? The host's own, which share
+    ours, do not sleep on a container's socket."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino
+    except OSError:
+        return False
 
 
 def destroy(nl: socket.socket, line: list[str]) -> None:

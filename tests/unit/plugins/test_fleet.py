@@ -130,8 +130,6 @@ def test_what_a_host_can_have_wrong(node: str, change: dict[str, Any], words: st
     [
         ({"fallback_provider": "weave"}, "slim_fallback_provider weave"),
         ({"secure_mode": "full"}, "slim_secure_mode full"),
-        ({"secure_mode": "kmod"}, "does not have it"),
-        ({"secure_mode": "bpf"}, "does not have it"),
         ({"service_manager": "runit"}, "slim_service_manager runit"),
         ({"host_firewall": "open"}, "slim_host_firewall open"),
         ({"socket_paths": ["/" + "x" * 107]}, "108 bytes"),

@@ -36,6 +36,8 @@ FACTS: dict[str, Any] = {
         "lsm": ["lockdown", "capability", "apparmor", "bpf"],
         "btf": True,
         "headers": False,
+        "libbpf": True,
+        "modules": True,
         "secure_boot": False,
         "loaded": False,
         "srcversion": "",
@@ -167,6 +169,11 @@ def test_the_bpf_mode_needs_the_lsm_and_type_information() -> None:
     assert "lockdown,apparmor" in found[0]
     assert "/sys/kernel/btf/vmlinux" in found[1]
     assert causes(guard(lsm=[], btf=False), secure_mode="kmod") == []
+
+
+def test_the_module_needs_a_kernel_that_takes_modules() -> None:
+    assert "takes no modules" in causes(guard(modules=False), secure_mode="kmod")[0]
+    assert causes(guard(modules=False), secure_mode="bpf") == []
 
 
 def test_secure_boot_needs_a_key_for_the_module() -> None:

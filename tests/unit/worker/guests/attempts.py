@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,56 @@ def connection(backend: secure.Backend, elsewhere: Elsewhere, family: int, addre
         one.close()
 
 
+def reader(sock: socket.socket, elsewhere: Elsewhere, told: int) -> None:
+    """A process of the container: two threads that sleep in recv, and what each is told."""
+    elsewhere.__enter__()
+
+    def read() -> None:
+        os.write(told, f"{answer(lambda: sock.recv(1))}\n".encode())
+
+    threads = [threading.Thread(target=read) for _unused in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os._exit(0)
+
+
+def sleeping(pid: int) -> int:
+    """How many threads of the process sleep in recvfrom."""
+    return sum(
+        task.joinpath("syscall").read_text().split()[0] == "45"  # asm/unistd_64.h
+        for task in Path(f"/proc/{pid}/task").iterdir()
+    )
+
+
+def blocked(backend: secure.Backend, elsewhere: Elsewhere) -> None:
+    """Every reader that sleeps on a socket when it is revoked hears that it was aborted."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = socket.create_connection(server.getsockname())
+        accepted, _unused = server.accept()
+        backend.tag(sock.fileno(), cookie_of(sock))
+        hear, told = os.pipe()
+        pids = []
+        for _unused in range(4):
+            if not (pid := os.fork()):
+                reader(sock, elsewhere, told)
+            pids.append(pid)
+        os.close(told)
+        end = time.monotonic() + 60
+        while sum(map(sleeping, pids)) < 8:
+            assert time.monotonic() < end, "the readers do not sleep"
+            time.sleep(0.05)
+        backend.revoke([cookie_of(sock)])
+        with os.fdopen(hear) as file:
+            said = file.read().split()
+        for pid in pids:
+            os.waitpid(pid, 0)
+        assert len(said) == 8 and set(said) <= {"ECONNABORTED"}, said
+        sock.close()
+        accepted.close()
+
+
 def main(mode: str) -> None:
     backend = secure.make(mode)
     assert backend is not None
@@ -114,6 +165,7 @@ def main(mode: str) -> None:
         secure.prove(backend, elsewhere.__enter__, elsewhere.__exit__)
         connection(backend, elsewhere, socket.AF_INET, "127.0.0.1")
         connection(backend, elsewhere, socket.AF_INET6, "::ffff:127.0.0.1")
+        blocked(backend, elsewhere)
         print(f"ok     {mode}: {backend.identity()}")
     finally:
         os.kill(elsewhere.child, signal.SIGKILL)
