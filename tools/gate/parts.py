@@ -26,6 +26,9 @@ TYPED_SOURCES = (
     "bench",
 )
 
+#: Of guests, as tools/guest names them.
+KERNELS = ("6.1", "6.12")
+
 Words = list[str]
 
 
@@ -85,6 +88,20 @@ def _molecule(long: bool) -> list[Words]:
     return [_tool("molecule", "test", "--scenario-name", "default")]
 
 
+def _guests(long: bool) -> list[Words]:
+    router = "tests/unit/worker/guests/run.py"
+    modules = CACHE / "guest" / "kmod"
+    return [
+        ["make", "-C", "files/kmod", "test", f"LONG={'1' if long else ''}"],
+        ["make", "-C", "files/bpf", "check", "test"],
+        *(
+            [sys.executable, router, "kmod", kernel, str(modules / kernel / "slim_kmod.ko")]
+            for kernel in KERNELS
+        ),
+        *([sys.executable, router, "bpf", kernel] for kernel in KERNELS),
+    ]
+
+
 def parts() -> list[Part]:
     """All parts."""
     ansible = {
@@ -136,6 +153,13 @@ def parts() -> list[Part]:
             1500,
             junit=OUTPUT / "integration.xml",
             environment=lab,
+        ),
+        Part(
+            "guests",
+            "kernel module and BPF programs in guests",
+            _guests,
+            5400,
+            environment={"PATH": ansible["PATH"]},
         ),
         Part(
             "sanity",

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian's cloud kernels and their headers, unpacked below `.cache/guest`.
 
-Packages come from `apt-get download` and are unpacked by `dpkg-deb -x`, so
-that the host stays as it is. The headers expect to live below `/usr/src`; the
+Packages come from Debian 12 by `apt-get download` with lists of our own, whatever
+the machine runs, and are unpacked by `dpkg-deb -x`, so that the machine stays as
+it is. The headers expect to live below `/usr/src`; the
 two places where they say so are rewritten, and `make -C KDIR M=...` works.
 """
 
 import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +20,9 @@ from pathlib import Path
 from .errors import GuestError
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guest"
+
+MIRROR = os.environ.get("SLIMLAB_DEBIAN_MIRROR", "http://deb.debian.org/debian")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 # The meta packages of Debian 12 that follow each series.
 META = {"6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}
@@ -67,21 +72,55 @@ def _run(*command: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _depends(package: str) -> list[str]:
-    return re.findall(r"^ *\|?Depends: ([^\s<]+)", _run("apt-cache", "depends", package), re.M)
+class _Apt:
+    """Debian 12's packages, beside whatever the machine's own apt knows."""
 
-
-def _packages(name: str) -> tuple[str, list[str]]:
-    """The release that the meta package stands for, and the packages to unpack."""
-    image = next((one for one in _depends(META[name]) if one.startswith("linux-image-")), None)
-    if image is None:
-        raise GuestError(
-            f"kernel {name}: apt does not know {META[name]}; run `apt-get update` on Debian 12"
+    def __init__(self, root: Path) -> None:
+        """*root*: a directory for lists and sources."""
+        for part in ("lists/partial", "cache/archives/partial"):
+            (root / part).mkdir(parents=True, exist_ok=True)
+        (root / "status").touch()
+        (root / "sources.list").write_text(
+            "".join(
+                f"deb [arch=amd64 signed-by={KEYRING}] {place} main\n"
+                for place in (
+                    f"{MIRROR} bookworm",
+                    f"{MIRROR} bookworm-updates",
+                    f"{MIRROR}-security bookworm-security",
+                )
+            )
         )
+        settings = {
+            "Dir::Etc::sourcelist": root / "sources.list",
+            "Dir::Etc::sourceparts": "-",
+            "Dir::State::lists": root / "lists",
+            "Dir::State::status": root / "status",
+            "Dir::Cache": root / "cache",
+            "APT::Architecture": "amd64",
+            "APT::Sandbox::User": "root",
+        }
+        self._options = [word for name in settings for word in ("-o", f"{name}={settings[name]}")]
+        _run("apt-get", *self._options, "-qq", "update")
+
+    def depends(self, package: str) -> list[str]:
+        """What *package* depends on."""
+        text = _run("apt-cache", *self._options, "depends", package)
+        return re.findall(r"^ *\|?Depends: ([^\s<]+)", text, re.MULTILINE)
+
+    def download(self, packages: list[str], target: Path) -> None:
+        """Put the packages' files into *target*."""
+        _run("apt-get", *self._options, "-qq", "download", *packages, cwd=target)
+
+
+def _packages(apt: _Apt, name: str) -> tuple[str, list[str]]:
+    """The release that the meta package stands for, and the packages to unpack."""
+    image = next((one for one in apt.depends(META[name]) if one.startswith("linux-image-")), None)
+    if image is None:
+        raise GuestError(f"kernel {name}: {MIRROR} has no {META[name]}; name another mirror")
     release = image.removeprefix("linux-image-")
     headers = f"linux-headers-{release}"
     parts = [
-        one for one in _depends(headers) if one.startswith(("linux-headers-", "linux-kbuild-"))
+        one for one in apt.depends(headers) if one.startswith(("linux-headers-", "linux-kbuild-"))
     ]
     return release, [image, headers, *parts]
 
@@ -121,17 +160,19 @@ def prepare(name: str) -> Kernel:
             kernel = Kernel(name, stamp.read_text().strip(), CACHE / name)
             if kernel.image.exists() and kernel.headers.is_dir():
                 return kernel
-        release, packages = _packages(name)
+        apt = _Apt(CACHE / f"{name}.apt")
+        release, packages = _packages(apt, name)
         kernel = Kernel(name, release, CACHE / name)
         fresh, debs = CACHE / f"{name}.new", CACHE / f"{name}.debs"
         for directory in (fresh, debs, kernel.root):
             shutil.rmtree(directory, ignore_errors=True)
         fresh.mkdir()
         debs.mkdir()
-        _run("apt-get", "download", "-qq", *packages, cwd=debs)
+        apt.download(packages, debs)
         for deb in sorted(debs.glob("*.deb")):
             _run("dpkg-deb", "-x", str(deb), str(fresh))
         shutil.rmtree(debs)
+        shutil.rmtree(CACHE / f"{name}.apt")
         fresh.rename(kernel.root)
         _rewrite(kernel)
         stamp.write_text(release + "\n")

@@ -24,6 +24,9 @@ PACKAGES_VM=(cpio debian-archive-keyring debootstrap e2fsprogs kmod openssh-clie
 # What demo, bench and integration tests run is written down beside the bench.
 mapfile -t PACKAGES_DEMO < <(grep -E '^[a-z0-9]' "$CHECKOUT/bench/packages.txt")
 PACKAGES_TEST=(git nftables openssl shellcheck)
+# Kernels to boot, and what builds for them.
+PACKAGES_GUEST=(busybox-static clang debian-archive-keyring kmod libbpf-dev libelf-dev llvm
+    qemu-system-x86)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$@"; exit 1; }
@@ -146,7 +149,7 @@ bootstrap() {
     lab) ;;
     vm) packages+=("${PACKAGES_VM[@]}") ;;
     demo) packages+=("${PACKAGES_DEMO[@]}") ;;
-    test) packages+=("${PACKAGES_DEMO[@]}" "${PACKAGES_TEST[@]}") ;;
+    test) packages+=("${PACKAGES_DEMO[@]}" "${PACKAGES_TEST[@]}" "${PACKAGES_GUEST[@]}") ;;
     *) die "bootstrap: no purpose '$purpose'" ;;
     esac
     _ensure_packages "${packages[@]}"

@@ -42,7 +42,7 @@ def _variants(scratch: Path) -> list[Path]:
         source, target = scratch / f"{name}.bpf.c", scratch / f"{name}.o"
         source.write_text(text.replace(old, new))
         subprocess.run(
-            ["clang-14", "-target", "bpf", "-mcpu=v2", "-O2", "-g", "-std=gnu11", "-w", f"-I{BPF}",
+            ["clang", "-target", "bpf", "-mcpu=v2", "-O2", "-g", "-std=gnu11", "-w", f"-I{BPF}",
              f"-I{BPF}/tests", "-I/usr/include/x86_64-linux-gnu", "-c", source, "-o", target],
             check=True,
         )  # fmt: skip

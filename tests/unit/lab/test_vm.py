@@ -44,20 +44,12 @@ def test_what_cannot_be_is_refused(words: tuple[str, ...], names_it: str) -> Non
     assert refusal.value.status == 2
 
 
-def test_secure_modes_wait_for_their_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(names, "CHECKOUT", tmp_path)
-    with pytest.raises(Refused, match=r"--secure kmod is not built yet.*slim_kmod"):
-        cli._plan(options("--kind", "vm", "--secure", "kmod"))
-    (tmp_path / "files" / "bpf").mkdir(parents=True)
-    (tmp_path / "files" / "bpf" / "slim.bpf.o").touch()
-    assert cli._plan(options("--kind", "vm", "--secure", "bpf")).secure == "bpf"
-
-
 def test_plans_name_their_kernel() -> None:
     assert cli._plan(options()).kernel == ""
     assert cli._plan(options("--kind", "vm")).kernel == layout.DEFAULT_KERNEL
     plan = cli._plan(options("--kind", "vm", "--kernel", "6.12", "--append", "slub_debug=FZPU"))
     assert (plan.kind, plan.kernel, plan.append) == ("vm", "6.12", "slub_debug=FZPU")
+    assert cli._plan(options("--kind", "vm", "--secure", "bpf")).secure == "bpf"
 
 
 @pytest.fixture
