@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 
-from lab import builder, names, push, status
+from lab import builder, push, status
 from lab.errors import LabError, Refused
 from lab.state import Plan, State
 from lab.vm import fleet, guest, layout
