@@ -49,7 +49,7 @@ def _imported() -> set[Path]:
     return {path for path in paths if path.is_file() and not {BPF, ROUTER} & {*path.parents}}
 
 
-def _libraries(paths: set[Path]) -> set[Path]:
+def libraries(paths: set[Path]) -> set[Path]:
     """What the dynamic loader wants for these, the loader itself included."""
     answer = subprocess.run(
         ["ldd", *map(str, sorted(paths))], check=True, capture_output=True, text=True
@@ -69,7 +69,7 @@ def pack(target: Path) -> Path:
         if (Path(place) / name).exists()
     )
     binaries = {INTERPRETER, libbpf} | {path for path in files if path.suffix == ".so"}
-    files |= binaries | _libraries(binaries)
+    files |= binaries | libraries(binaries)
     with tarfile.open(target, "w") as tar:
         for path in sorted(files):
             tar.add(path.resolve(), arcname=str(path).lstrip("/"), recursive=False)

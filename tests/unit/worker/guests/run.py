@@ -3,16 +3,23 @@
 
     python3 tests/unit/worker/guests/run.py kmod 6.1 MODULE.ko
     python3 tests/unit/worker/guests/run.py bpf 6.12
+    python3 tests/unit/worker/guests/run.py cost 6.12 MODULE.ko
 
-Boots a guest (tools/guest) and runs attempts.py in it; this machine's own kernel takes
-neither. MODULE.ko is what files/kmod/tests/run.sh builds. Ends with the guest's status.
+Boots a guest (tools/guest) and runs attempts.py in it, or, for the cost, warm.py with
+instructions counted; this machine's own kernel takes neither backend. MODULE.ko is what
+files/kmod/tests/run.sh builds. Ends with the guest's status; `cost` ends with 1 if a
+warm connect costs more than BAR times what it costs without secure mode.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -23,31 +30,99 @@ sys.path.insert(0, str(ROOT / "files" / "bpf" / "tests"))
 
 import pack  # noqa: E402 - found by the path above
 
+#: Instructions of a warm connect with a backend, by those without.
+BAR = 1.10
 LIST = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import slim_router.worker, slim_router.secure_bpf
+if sys.argv[2] == "cost":
+    import slim_router.cli, slim_router.supervisor, slim_router.zygote
 print(" ".join(sys.modules))
 """
 NOT_THERE = ("slim_router", "__main__", "site", "usercustomize", "_distutils", "certifi")
+PROGRAMS = ("ip", "setpriv", "env")
+AUTHORITY = """
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+    -subj /CN=ca -keyout ca.key -out ca.pem
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=node1 \
+    -addext subjectAltName=DNS:node1 -keyout host.key -out host.csr
+openssl x509 -req -in host.csr -CA ca.pem -CAkey ca.key -days 3650 -copy_extensions copy \
+    -out host.pem
+"""
+
+
+def _python(scratch: Path, purpose: str) -> Path:
+    """A tar with the interpreter, what the router imports, and the router."""
+    done = subprocess.run(
+        [pack.INTERPRETER, "-I", "-c", LIST, ROUTER, purpose],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    wanted = [name for name in done.stdout.split() if not name.startswith(NOT_THERE)]
+    pack.MODULES += (*wanted, "encodings.ascii", "encodings.latin_1")
+    return pack.pack(scratch / "python.tar")
+
+
+def _boot(kernel: str, script: str, words: list[str], options: list[str], files: list[Path]) -> str:
+    """What the guest prints; ends this program if the guest's status is not 0."""
+    arguments = [word for each in words for word in ("--argument", each)]
+    done = subprocess.run(
+        [sys.executable, "-m", "guest", "--kernel", kernel, "--mem", "768", "--load=tcp_diag",
+         *options, "--init", HERE / script, *arguments, *files],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools")},
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def _programs(scratch: Path) -> Path:
+    """A tar with programs of this machine that the guest's busybox has not, or less of."""
+    found = {
+        Path(shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") or "") for name in PROGRAMS
+    }
+    target = scratch / "programs.tar"
+    with tarfile.open(target, "w") as tar:
+        for path in sorted(found | pack.libraries(found)):
+            tar.add(path.resolve(), arcname=str(path).lstrip("/"))
+    return target
+
+
+def cost(kernel: str, module: Path, scratch: Path) -> int:
+    """Warm connects without secure mode and with each backend, in one guest."""
+    subprocess.run(["sh", "-e", "-c", AUTHORITY], cwd=scratch, check=True, capture_output=True)
+    subprocess.run(["make", "-s", "-C", ROOT / "files" / "shim"], check=True)
+    setup = scratch / "setup"
+    source = ROOT / "bench" / "programs" / "setup.c"
+    subprocess.run(["gcc", "-O2", "-pthread", "-o", setup, source, "-lm"], check=True)
+    files = [
+        *(_python(scratch, "cost"), _programs(scratch), HERE / "warm.py", setup, module),
+        *(scratch / name for name in ("ca.pem", "host.pem", "host.key")),
+        ROOT / "files" / "shim" / "build" / "libslim.so",
+    ]
+    options = ["--icount", "--deadline", "1500", "--load=bridge", "--load=veth"]
+    said = _boot(kernel, "warm.sh", [], options, files)
+    rows = [json.loads(line[5:]) for line in said.splitlines() if line.startswith("warm {")]
+    took = {
+        mode: statistics.median(row["connect_p50_us"] for row in rows if row["mode"] == mode)
+        for mode in ("none", "kmod", "bpf")
+    }
+    for mode in ("kmod", "bpf"):
+        print(f"cost   warm connect, {mode} by none: {took[mode] / took['none']:.3f}")
+    return int(any(took[mode] > BAR * took["none"] for mode in ("kmod", "bpf")))
 
 
 def main(mode: str, kernel: str, *modules: str) -> int:
-    """Boot and run; the guest's exit status."""
-    done = subprocess.run(
-        [pack.INTERPRETER, "-I", "-c", LIST, ROUTER], capture_output=True, text=True, check=True
-    )
-    wanted = [name for name in done.stdout.split() if not name.startswith(NOT_THERE)]
-    pack.MODULES += (*wanted, "encodings.ascii", "encodings.latin_1")
-    with tempfile.TemporaryDirectory(prefix="slim-guest-") as scratch:
-        tar = pack.pack(Path(scratch) / "python.tar")
-        files = [tar, HERE / "attempts.py", ROUTER / "slim_router", *map(Path, modules)]
-        return subprocess.run(
-            [sys.executable, "-m", "guest", "--kernel", kernel, "--mem", "768",
-             "--deadline", "500", "--load=tcp_diag", "--init", HERE / "init.sh",
-             "--argument", mode, *files],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "tools")}, check=False,
-        ).returncode  # fmt: skip
+    """Boot and run; 0 if all is well."""
+    with tempfile.TemporaryDirectory(prefix="slim-guest-") as name:
+        scratch = Path(name)
+        if mode == "cost":
+            return cost(kernel, Path(modules[0]), scratch)
+        files = [_python(scratch, mode), HERE / "attempts.py", ROUTER / "slim_router"]
+        _boot(kernel, "init.sh", [mode], ["--deadline", "500"], [*files, *map(Path, modules)])
+        return 0
 
 
 if __name__ == "__main__":
