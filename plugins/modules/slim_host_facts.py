@@ -245,6 +245,8 @@ def kernel_guard():
         "libbpf": has_libbpf(),
         "modules": Path("/proc/modules").exists()
         and Path("/proc/sys/kernel/ftrace_enabled").exists(),
+        # Those that a module can be built for, the running one's successor among them.
+        "kernels": sorted(path.parts[3] for path in Path("/lib/modules").glob("*/build/Makefile")),
         "headers": Path(f"/lib/modules/{release}/build/Makefile").exists(),
         "secure_boot": secure_boot(),
         "loaded": Path("/sys/module/slim_kmod").is_dir(),
