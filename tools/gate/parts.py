@@ -99,6 +99,10 @@ def _guests(long: bool) -> list[Words]:
             for kernel in KERNELS
         ),
         *([sys.executable, router, "bpf", kernel] for kernel in KERNELS),
+        *(
+            [sys.executable, router, "cost", kernel, str(modules / kernel / "slim_kmod.ko")]
+            for kernel in (KERNELS if long else KERNELS[-1:])
+        ),
     ]
 
 

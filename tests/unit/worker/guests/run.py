@@ -38,6 +38,7 @@ sys.path.insert(0, sys.argv[1])
 import slim_router.worker, slim_router.secure_bpf
 if sys.argv[2] == "cost":
     import slim_router.cli, slim_router.supervisor, slim_router.zygote
+    import concurrent.futures.thread, multiprocessing  # imported late
 print(" ".join(sys.modules))
 """
 NOT_THERE = ("slim_router", "__main__", "site", "usercustomize", "_distutils", "certifi")
