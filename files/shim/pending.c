@@ -94,6 +94,25 @@ static bool unused(int fd)
 	return info[0] == TCP_ESTABLISHED && !unsent && !in && !out;
 }
 
+/*
+ * Has the application had its say, or the peer's? Whoever writes or reads before he asks
+ * how his connect went has used this connection: it may end, but not begin anew.
+ */
+static bool spoken(int fd)
+{
+	enum { BYTES_RECEIVED = 128, BYTES_SENT = 200, BYTES_RETRANS = 208, SIZE = 216 };
+	char info[256];
+	socklen_t len = sizeof(info);
+	uint64_t received, sent, again;
+
+	if (sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len) < 0 || len < SIZE)
+		return false;
+	memcpy(&received, info + BYTES_RECEIVED, sizeof(received));
+	memcpy(&sent, info + BYTES_SENT, sizeof(sent));
+	memcpy(&again, info + BYTES_RETRANS, sizeof(again));
+	return received || sent - again > SLIM_HELLO_SIZE;
+}
+
 /* The acknowledged SYN counts as a byte (tcp_snd_una_update, net/ipv4/tcp_input.c). */
 bool slim_reset_after_handshake(int fd)
 {
@@ -211,7 +230,7 @@ static enum slim_outcome resolve_warm(int fd, struct slim_slot *slot)
 		return SLIM_NOT_YET;
 	}
 	slim_pending_drop(fd);
-	if (!(ready & (POLLERR | POLLHUP))) {
+	if (!(ready & (POLLERR | POLLHUP)) || spoken(fd)) {
 		if (!(slot->flags & SLIM_S_BOUND)) {
 			slim_unhide(overlay);
 			slot->hidden = -1;

@@ -13,6 +13,7 @@
 #define SLIM_MAGIC 0x4C53
 #define SLIM_VERSION 1
 #define SLIM_COMMIT_SIZE 24
+#define SLIM_HELLO_SIZE 80
 #define SLIM_MAX_PREFIXES 16
 
 enum slim_type {

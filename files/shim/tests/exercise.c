@@ -841,6 +841,30 @@ static void dissolved(void)
 }
 
 /* A router that never answers: each call within its bound, and an event loop soon left alone. */
+/* Written before it was asked for, then reset: an error, and no other connection. */
+static void cut(void)
+{
+	char text[4096] = "";
+	int error = 0, fd = try_dial(SOCK_NONBLOCK, PORT);
+	int64_t end = now_ms() + 5000;
+	struct tcp_info info;
+	socklen_t len;
+
+	while (write(fd, text, sizeof(text)) < 0) {
+		CHECK(errno == EAGAIN || errno == ENOTCONN);
+		CHECK(now_ms() < end);
+	}
+	do {
+		len = sizeof(info);
+		CHECK(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0);
+		CHECK(now_ms() < end);
+	} while (info.tcpi_state != TCP_CLOSE);
+	len = sizeof(error);
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error == ECONNRESET);
+	CHECK(send(fd, "x", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);
+	close(fd);
+}
+
 static void silence(void)
 {
 	int64_t start = now_ms(), took;
@@ -1033,7 +1057,7 @@ static const struct {
 	{ "few_descriptors", few_descriptors }, { "listen_when_full", listen_when_full },
 	{ "chroot", jailed }, { "errno", errno_kept },
 	{ "off_overlay", off_overlay }, { "signals", signalled }, { "unspec", dissolved },
-	{ "accept_host", accepted_host }, { "silence", silence }, { "knock", knock }, { "options", options }, { "refused", refused },
+	{ "accept_host", accepted_host }, { "silence", silence }, { "cut", cut }, { "knock", knock }, { "options", options }, { "refused", refused },
 };
 
 int main(int argc, char **argv)

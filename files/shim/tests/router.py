@@ -253,6 +253,13 @@ class Router:
                 pport,
                 flags & wire.F_NONBLOCK,
             )
+        elif self.way == "cut":  # warm, and reset as soon as the application has spoken
+            listener = socket.create_server((self.host[0], 0))
+            self._hand(
+                *(sock, wire.WARM, seq, listener.getsockname(), peer, self._port(), pport),
+                flags & wire.F_NONBLOCK,
+            )
+            threading.Thread(target=self._cut, args=(listener,), daemon=True).start()
         elif self.way == "dead":  # warm, but nobody is there
             self._hand(
                 sock,
@@ -268,6 +275,12 @@ class Router:
             number = self._port()
             self.offers[number] = (peer, pport)
             send(sock, wire.message(wire.COLD, seq, value=number))
+
+    @staticmethod
+    def _cut(listener: socket.socket) -> None:
+        with listener, listener.accept()[0] as sock:
+            sock.recv(wire.HELLO_SIZE + 1, socket.MSG_WAITALL)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _hand(
         self, sock: socket.socket, kind: int, seq: int, to: tuple[str, int], peer: bytes, sport: int,

@@ -107,6 +107,7 @@ def cases() -> list[Case]:
             found += [Case(build, name, way, secure=True) for name in [*BASIC, "options"]]
         found += [Case(build, name, secure=True) for name in ("accept", "threads", "many_pending")]
         found += [Case(build, "accept_host", "host", secure=secure) for secure in (False, True)]
+        found += [Case(build, "cut", "cut", secure=secure) for secure in (False, True)]
     found += [Case("glibc", "refused", "refused")]
     for way in ("cold", "warm", "plain"):
         found += [Case("musl", name, way) for name in ("blocking", "epoll", "dup", "fork", "exec")]

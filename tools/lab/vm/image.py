@@ -20,15 +20,20 @@ from lab.vm import layout
 MIRROR = os.environ.get("SLIMLAB_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 
 
+def packages() -> list[str]:
+    """What a node has beside Debian's minimal system and the kernels."""
+    lines = [line for path in layout.PACKAGES for line in path.read_text().splitlines()]
+    return sorted({line for line in lines if line and not line.startswith("#")})
+
+
 def recipe() -> str:
     """A name for everything that the image is made from, its packages' versions aside."""
     digest = hashlib.sha256()
     files = [layout.SOURCES / name for name in ("agent.c", "image.sh", "initrd-init.sh")]
-    files += [layout.SOURCES / "packages.txt"]
     files += sorted(path for path in (layout.SOURCES / "rootfs").rglob("*") if path.is_file())
     for path in files:
         digest.update(f"{path.relative_to(layout.SOURCES)}\0".encode() + path.read_bytes())
-    digest.update(f"{layout.KERNELS} {layout.SPARE_MB}".encode())
+    digest.update(f"{layout.KERNELS} {layout.SPARE_MB} {packages()}".encode())
     return digest.hexdigest()[:12]
 
 
@@ -77,7 +82,7 @@ def provide() -> Path:
             *("unshare", "--mount", "--propagation", "private"),
             *("nice", "-n", "5", "sh", str(layout.SOURCES / "image.sh")),
             *(str(new), str(layout.CACHE / "downloads"), MIRROR, str(layout.SPARE_MB)),
-            *(str(layout.SOURCES / "packages.txt"), *kernels),
+            *(" ".join(packages()), *kernels),
         ],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,

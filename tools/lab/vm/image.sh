@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes the disk of a node and, for each kernel, what QEMU boots it with:
 #
-#     image.sh TARGET DOWNLOADS MIRROR SPARE_MB PACKAGES KERNEL:IMAGE:HEADERS...
+#     image.sh TARGET DOWNLOADS MIRROR SPARE_MB 'PACKAGE...' KERNEL:IMAGE:HEADERS...
 #
 # TARGET gets base.ext4, vmlinuz-KERNEL, initrd-KERNEL, packages. It holds key.pub,
 # host_key, host_key.pub and agent already. Runs in a mount namespace of its own
@@ -35,7 +35,7 @@ mount -t tmpfs tmpfs "$root/tmp"
 mount -t tmpfs tmpfs "$root/run"
 mkdir -p "$downloads/partial"
 mount --bind "$downloads" "$root/var/cache/apt/archives"
-wanted=$(grep -E '^[a-z0-9]' "$packages")
+wanted=$packages
 for kernel in "$@"; do
     names=${kernel#*:}
     wanted="$wanted ${names%%:*} ${names#*:}"
@@ -77,7 +77,7 @@ chroot "$root" systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db
     systemd-update-utmp-runlevel.service systemd-pstore.service modprobe@efi_pstore.service
 chroot "$root" systemctl -q set-default multi-user.target
 chroot "$root" systemctl -q disable haproxy.service memcached.service nginx.service \
-    redis-server.service nftables.service ssh.socket 2>/dev/null || true
+    postgresql.service redis-server.service nftables.service ssh.socket 2>/dev/null || true
 chroot "$root" systemctl -q enable systemd-networkd.service ssh.service
 umount "$root/var/cache/apt/archives"
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/usr/share/doc/* \

@@ -9,6 +9,8 @@ from lab import names
 
 CACHE = names.CHECKOUT / ".cache" / "vm"
 SOURCES = Path(__file__).resolve().parent
+#: Lists of Debian packages that a node has: the lab's own, and what the bench runs.
+PACKAGES = (SOURCES / "packages.txt", names.CHECKOUT / "bench" / "packages.txt")
 
 #: What `--kernel` takes, with the Debian packages of each.
 KERNELS = {
