@@ -191,9 +191,23 @@ static void settle(int fd, struct slim_slot *slot)
 	slim_put(fd, slot);
 }
 
-static enum slim_outcome resolve_cold(int fd, struct slim_slot *slot, int64_t deadline_us, bool spare)
+/* What has become of a connect, as poll tells it: 0 is nothing yet. */
+static int progress(int fd)
 {
 	int ready = sys_poll(fd, POLLOUT, 0);
+	char info[256];
+	socklen_t len = sizeof(info);
+
+	/* Written full before anybody asked: connected all the same. */
+	if (ready == 0 && sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len) == 0 && info[0] != TCP_SYN_SENT &&
+	    info[0] != TCP_SYN_RECV && info[0] != TCP_CLOSE)
+		return POLLOUT;
+	return ready;
+}
+
+static enum slim_outcome resolve_cold(int fd, struct slim_slot *slot, int64_t deadline_us, bool spare)
+{
+	int ready = progress(fd);
 	int64_t left;
 
 	if (ready <= 0) {
@@ -221,7 +235,7 @@ static enum slim_outcome resolve_cold(int fd, struct slim_slot *slot, int64_t de
 static enum slim_outcome resolve_warm(int fd, struct slim_slot *slot)
 {
 	struct sockaddr_storage addr;
-	int ready = sys_poll(fd, POLLOUT, 0);
+	int ready = progress(fd);
 	int overlay = slot->hidden, flags;
 	socklen_t len;
 
