@@ -81,11 +81,14 @@ static long sleep_splice(int fd)
 	return splice(fd, NULL, ends[1], NULL, 100, 0);
 }
 
+/* Who wakes when his descriptor has been taken away already hears just that. */
 static long sleep_poll(int fd)
 {
 	struct pollfd poller = { fd, POLLIN, 0 };
 
-	if (poll(&poller, 1, -1) == 1 && (poller.revents & POLLERR) && (poller.revents & POLLHUP)) {
+	if (poll(&poller, 1, -1) == 1 &&
+	    ((poller.revents & (POLLERR | POLLHUP)) == (POLLERR | POLLHUP) ||
+	     poller.revents == POLLNVAL)) {
 		errno = ECONNABORTED;
 		return -1;
 	}
@@ -98,7 +101,7 @@ static long sleep_select(int fd)
 
 	FD_ZERO(&set);
 	FD_SET(fd, &set);
-	if (select(fd + 1, &set, NULL, NULL, NULL) == 1 && FD_ISSET(fd, &set)) {
+	if (select(fd + 1, &set, NULL, NULL, NULL) == 1 ? FD_ISSET(fd, &set) : errno == EBADF) {
 		errno = ECONNABORTED;
 		return -1;
 	}
