@@ -11,6 +11,8 @@
 
 /* include/linux/socket.h, include/linux/sched.h, uapi/linux/magic.h, uapi/linux/stat.h */
 #define AF_INET 2
+#define AF_KCM 41
+#define SIOCKCMATTACH 0x89e0 /* uapi/linux/kcm.h */
 #define PF_KTHREAD 0x00200000
 #define SOCKFS_MAGIC 0x534f434b
 #define S_IFMT 0170000

@@ -119,6 +119,14 @@ static __always_inline int slim_check_ioctl(struct file *file, unsigned int cmd)
 {
 	struct sock *sk = slim_sock_of(file);
 
+	/*
+	 * A KCM socket would drive the one that it attaches. It names that in the
+	 * caller's memory, which may change after a look: nobody may attach any.
+	 */
+	if (cmd == SIOCKCMATTACH && sk && sk->__sk_common.skc_family == AF_KCM) {
+		slim_count(SLIM_DENIED_IOCTL);
+		return -EPERM;
+	}
 	if (!slim_tag_of(sk) || slim_allow_ioctl(cmd))
 		return 0;
 	return slim_refuse(sk, SLIM_DENIED_IOCTL);

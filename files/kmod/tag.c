@@ -117,6 +117,35 @@ static int slim_tag_check(const struct socket *sock)
 }
 
 /*
+ * Whoever wants to sit on a socket (KCM, sockmap, strparser) claims sk_user_data, and
+ * gives up where it is taken. Kernels without SK_USER_DATA_PSOCK take every claim for
+ * a sockmap's, so that it is left alone there.
+ */
+static int slim_claim(struct sock *sk, struct slim_tag *tag)
+{
+	int error = 0;
+
+#ifdef SK_USER_DATA_PSOCK
+	write_lock_bh(&sk->sk_callback_lock);
+	if (sk->sk_user_data)
+		error = -EPROTOTYPE;
+	else
+		__rcu_assign_sk_user_data_with_flags(sk, tag, SK_USER_DATA_NOCOPY);
+	write_unlock_bh(&sk->sk_callback_lock);
+#endif
+	return error;
+}
+
+static void slim_unclaim(struct sock *sk)
+{
+#ifdef SK_USER_DATA_PSOCK
+	write_lock_bh(&sk->sk_callback_lock);
+	rcu_assign_sk_user_data(sk, NULL);
+	write_unlock_bh(&sk->sk_callback_lock);
+#endif
+}
+
+/*
  * Tag the socket. The router does it while nobody else has the socket: a call
  * that another thread of the router's has begun before ends under the kernel's
  * own operations.
@@ -145,8 +174,12 @@ int slim_tag(struct socket *sock, u64 cookie)
 		error = -ESTALE;
 		goto out_unlock;
 	}
+	error = slim_claim(sk, tag);
+	if (error)
+		goto out_unlock;
 	/* Fails once rmmod has begun; the second cannot, after the first. */
 	if (!try_module_get(THIS_MODULE)) {
+		slim_unclaim(sk);
 		error = -ESHUTDOWN;
 		goto out_unlock;
 	}
@@ -208,6 +241,7 @@ int slim_untag(struct socket *sock, u64 cookie)
 	/* A REVOKE on another CPU may have come first. */
 	if (tag->state == SLIM_LIVE) {
 		hlist_del_rcu(&tag->node);
+		slim_unclaim(sk);
 		WRITE_ONCE(sk->sk_destruct, tag->destruct);
 		WRITE_ONCE(sock->ops, slim_family(sk)->base);
 	} else {

@@ -78,7 +78,16 @@ def run(
 ) -> tuple[int, Path]:
     """Boot one guest and run the suite; its exit status and the file of what it printed."""
     out.mkdir(parents=True, exist_ok=True)
-    words: list[str | os.PathLike[str]] = ["--kernel", kernel, "--smp", "2", "--load", "dummy"]
+    words: list[str | os.PathLike[str]] = [
+        "--kernel",
+        kernel,
+        "--smp",
+        "2",
+        "--load",
+        "dummy",
+        "--load",
+        "kcm",
+    ]
     words += ["--deadline", str(deadline), "--init", HERE / "guest.sh"]
     for argument in (keeper, variants, identities):
         words += ["--argument", argument]
