@@ -252,8 +252,9 @@ class Agent:
         )
 
     def start(self, *command: str, name: str = "abc1") -> subprocess.Popen[str]:
+        # As sshd starts it: whoever runs the tests in the background ignores SIGINT.
         return subprocess.Popen(
-            [str(self.program), "run", name, "/", *command],
+            ["env", "--default-signal", str(self.program), "run", name, "/", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -7,7 +7,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 insmod slim_kmod.ko || exit 3
 python3 -I /test/warm.py none kmod || exit 4
 # The last tag's record is freed a grace period after its socket.
-for i in 1 2 3 4 5 6 7 8 9 10; do
+for _ in 1 2 3 4 5 6 7 8 9 10; do
 	rmmod slim_kmod && break
 	sleep 0.5
 done
