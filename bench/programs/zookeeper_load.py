@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-# (untyped: kazoo is a Debian package of the host that runs the load, not of the gate)
-from kazoo.client import KazooClient  # type: ignore[import-not-found, unused-ignore]
+from kazoo.client import KazooClient  # type: ignore[import-not-found, unused-ignore] # a Debian package
 
 IN_FLIGHT = 16
 VALUE = b"z" * 100

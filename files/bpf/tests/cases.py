@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from harness import (  # noqa: E402 (the path comes first)
+from harness import (  # noqa: E402 - found by the path above
     Foreign,
     error_of,
     foreign,
@@ -36,10 +36,10 @@ from harness import (  # noqa: E402 (the path comes first)
     tagged,
     wrong_answers,
 )  # fmt: skip
-from slim_bpf import attempts, check, destroy, load  # noqa: E402 (the path comes first)
-from slim_bpf.errors import BpfError  # noqa: E402 (the path comes first)
-from slim_bpf.layout import HOOKS, PINS, STAGING  # noqa: E402 (the path comes first)
-from slim_bpf.tags import REVOKED, Tags  # noqa: E402 (the path comes first)
+from slim_bpf import attempts, check, destroy, load  # noqa: E402 - found by the path above
+from slim_bpf.errors import BpfError  # noqa: E402 - found by the path above
+from slim_bpf.layout import HOOKS, PINS, STAGING  # noqa: E402 - found by the path above
+from slim_bpf.tags import REVOKED, Tags  # noqa: E402 - found by the path above
 
 FILES = Path("/test")
 NOBODY = 65534

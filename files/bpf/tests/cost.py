@@ -15,9 +15,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import harness  # noqa: E402 (the path comes first)
-from slim_bpf import check, load  # noqa: E402 (the path comes first)
-from slim_bpf.tags import Tags  # noqa: E402 (the path comes first)
+import harness  # noqa: E402 - found by the path above
+from slim_bpf import check, load  # noqa: E402 - found by the path above
+from slim_bpf.tags import Tags  # noqa: E402 - found by the path above
 
 
 def measure(made: harness.Pair) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 BPF = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(BPF))
 
-from slim_bpf import attempts, layout, stats, tags  # noqa: E402 (the path comes first)
+from slim_bpf import attempts, layout, stats, tags  # noqa: E402 - found by the path above
 
 PROGRAMS = (BPF / "slim.bpf.c").read_text()
 HEADER = (BPF / "tags.h").read_text()

@@ -244,8 +244,9 @@ class Bpf:
             for line in self._lines("slim_holders")
             if (pair := (int(line[0]), int(line[2])))[0] in wanted
         ]
+        outside = {pid for _unused, pid in held if _is_outside(pid)}
         with (
-            stopped({pid for _unused, pid in held if _is_outside(pid)}),
+            stopped(outside) if outside else contextlib.nullcontext(),
             contextlib.closing(sockdiag.open_netlink()) as nl,
         ):
             for line in marks.values():

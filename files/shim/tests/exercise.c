@@ -840,7 +840,6 @@ static void dissolved(void)
 	close(fd);
 }
 
-/* A router that never answers: each call within its bound, and an event loop soon left alone. */
 /* Written before it was asked for, then reset: an error, and no other connection. */
 static void cut(void)
 {
@@ -865,6 +864,7 @@ static void cut(void)
 	close(fd);
 }
 
+/* A router that never answers: each call within its bound, and an event loop soon left alone. */
 static void silence(void)
 {
 	int64_t start = now_ms(), took;
