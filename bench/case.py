@@ -63,8 +63,9 @@ class Case(abc.ABC):
     pairs: tuple[str, ...] = ("across",)
     modes: tuple[str, ...] = ("host", "overlay", "slim")
     turns: int = 1
-    """How many times the usual number of rounds: for a short measurement whose figure has
-    several levels (a wake-up may or may not find its CPU idle), so that the median is one."""
+    """How many times the usual number of rounds: where the bar is closer than five rounds can
+    tell, because a round has several levels (a wake-up may or may not find its CPU idle) or
+    the machine's own noise is wider than what the bar leaves."""
     needs: tuple[str, ...] = ()
     """Executables that must be there; the case is skipped with a note otherwise."""
     overlay_by_design = False

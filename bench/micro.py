@@ -66,6 +66,7 @@ class Stream(Micro):
         Metric("cpu_per_gb", "CPU of both ends", "s/GB", "lower", 4),
         Metric("machine_per_gb", "CPU of the machine (cross check)", "s/GB", "lower", 4),
     )
+    turns = 3
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
