@@ -36,4 +36,11 @@
 #define SLIM_ACCEPT_ARGS	int flags, bool kern
 #endif
 
+/* What bind() and connect() take has a name of its own since 6.19. */
+#ifdef SLIM_HAS_SOCKADDR_UNSIZED
+#define SLIM_SOCKADDR	struct sockaddr_unsized
+#else
+#define SLIM_SOCKADDR	struct sockaddr
+#endif
+
 #endif

@@ -72,14 +72,14 @@ static ssize_t slim_end_send(const struct socket *sock, ssize_t result)
 	return unlikely(slim_is_revoked(sock)) ? -ECONNABORTED : result;
 }
 
-static int slim_bind(struct socket *sock, struct sockaddr *address, int length)
+static int slim_bind(struct socket *sock, SLIM_SOCKADDR *address, int length)
 {
 	if (slim_is_outside(sock->sk))
 		return slim_deny(SLIM_CALL_BIND);
 	return slim_base(sock)->bind(sock, address, length);
 }
 
-static int slim_connect(struct socket *sock, struct sockaddr *address,
+static int slim_connect(struct socket *sock, SLIM_SOCKADDR *address,
 			int length, int flags)
 {
 	if (slim_is_outside(sock->sk))
@@ -177,12 +177,12 @@ static int slim_mmap(struct file *file, struct socket *sock, struct vm_area_stru
 	return slim_base(sock)->mmap(file, sock, area);
 }
 
-static int slim_revoked_bind(struct socket *sock, struct sockaddr *address, int length)
+static int slim_revoked_bind(struct socket *sock, SLIM_SOCKADDR *address, int length)
 {
 	return -ECONNABORTED;
 }
 
-static int slim_revoked_connect(struct socket *sock, struct sockaddr *address,
+static int slim_revoked_connect(struct socket *sock, SLIM_SOCKADDR *address,
 				int length, int flags)
 {
 	return -ECONNABORTED;
