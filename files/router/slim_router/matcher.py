@@ -40,7 +40,12 @@ BREATH = 128
 """Prefixes between two yields of the compiler, below 2 ms."""
 
 _ENOUGH = 512  # cells after which a merge is a breath of its own
-_SHARES = (64, 16, 4, 1)
+_PLANS = (
+    (1 << 40, 0),
+    *((share, 0) for share in (64, 16, 4, 1)),
+    *((0, limit) for limit in (8192, 4096, 2048, 1024, 256, 64, 16, 4)),
+)
+"""(share, limit) of :func:`_plan`, the first of which joins everything."""
 _LAST = (1 << 128) - 1
 _HALVES = struct.Struct(">QQ")
 
@@ -339,10 +344,12 @@ def _plan(
     """1 for each node into whose block the rules around it are worked, 0 where its block
     names the one above.
 
-    All, if that fits CELLS_MAX. Otherwise a node takes the rules above it only if they are
-    at most *share* times those in and below it. A chain of blocks is then no longer than
-    the logarithm, to the base share + 1, of the number of rules, and what is copied at one
-    depth no more than share times the rules. If nothing fits, nobody takes any.
+    All, if that fits CELLS_MAX. Otherwise a node takes what is above it only if that is at
+    most *share* times what is in and below it, or at most *limit*. The first bounds what
+    many small prefixes copy of a large one around them, and makes a chain of blocks no
+    longer than the logarithm, to the base share + 1, of the number of rules; the second
+    cuts a few deeply nested prefixes with many rules each into runs. The shortest chain
+    that fits is taken.
     """
     own = [sum([len(ports[position]) + 1 for position in positions]) for positions in owned]
     yield
@@ -352,26 +359,36 @@ def _plan(
         if node % (8 * BREATH) == 0:
             yield
     room = CELLS_MAX + below[0]
-    for share in (room, *_SHARES):
+    best, shortest = bytearray(len(own)), len(own)
+    for share, limit in _PLANS:
         size = own[:]
+        depth = bytearray(len(own))
         joined = bytearray(len(own))
         total = 0
         for node in range(1, len(own)):
-            above = size[nest.parents[node]]
+            parent = nest.parents[node]
+            above, deep = size[parent], depth[parent]
             if not own[node]:  # the block above is its own
-                size[node] = above
+                size[node], depth[node] = above, deep
                 continue
-            if above <= share * below[node]:
+            if above <= share * below[node] or above <= limit:
                 joined[node] = 1
                 size[node] += above
+            else:
+                deep += 1
+            depth[node] = deep
             total += size[node]
             if total > room:
                 break
             if node % (8 * BREATH) == 0:
                 yield
         else:
-            return joined
-    return bytearray(len(own))
+            longest = max(depth)
+            if longest < shortest:
+                best, shortest = joined, longest
+            if not longest:
+                break
+    return best
 
 
 def _cells(
