@@ -15,7 +15,8 @@ a block: the line of ports cut into cells, each with the first rule that wins it
 Normally the rules of all prefixes around the segment are worked into its block.
 Where that would take too much room (5,000 hosts with a rule each, inside a prefix
 with 5,000 rules), the block holds those of the inner prefixes only and names the
-block that goes on; which is looked at if a rule there comes first.
+block that goes on, which is looked at if a rule there comes first. The blocks that
+most segments go on to are spread out into maps.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
@@ -36,13 +37,20 @@ NONE = 0xFFFF
 CELLS_MAX = 1 << 18
 """Cells, of 4 bytes, that a table may have beyond those that every rule needs."""
 
+MAPS_MAX = 4
+"""Blocks with a map of 65,536 winners (128 KiB) instead of a search: of those that others
+go on to, the ones that most segments do."""
+
+MAP_CELLS = 32
+"""Cells from which on a map is worth its room."""
+
 BREATH = 128
 """Prefixes between two yields of the compiler, below 2 ms."""
 
 _ENOUGH = 512  # cells after which a merge is a breath of its own
 _PLANS = (
     (1 << 40, 0),
-    *((share, 0) for share in (64, 16, 4, 1)),
+    *((share, limit) for limit in (64, 16) for share in (64, 16, 4, 1)),
     *((0, limit) for limit in (8192, 4096, 2048, 1024, 256, 64, 16, 4)),
 )
 """(share, limit) of :func:`_plan`, the first of which joins everything."""
@@ -117,15 +125,6 @@ class Side:
         if len(self.incidences) == before:
             self.anywhere.append(position)
 
-    def peers(self) -> dict[int, list[Prefix]]:
-        """Prefixes by position, of the rules that have some."""
-        found: dict[int, list[Prefix]] = {}
-        for incidence in self.incidences:
-            found.setdefault(incidence & NONE, []).append(
-                Prefix(incidence >> 24, incidence >> 16 & 0xFF)
-            )
-        return found
-
 
 class Nest:
     """How prefixes lie inside each other. Node 0 is everything; the others come in the
@@ -184,16 +183,20 @@ class Nest:
 V4_KEY = prefix.MAPPED << 8 | prefix.V4.length
 
 
-def nodes_of(incidences: Iterable[int]) -> tuple[list[int], list[tuple[int, ...]]]:
+def nodes_of(
+    incidences: Iterable[int],
+) -> Generator[None, None, tuple[list[int], list[tuple[int, ...]]]]:
     """Keys for :class:`Nest` and, for each node, node 0 included, the positions of its rules.
 
-    *incidences* are sorted. IPv4 as a whole is always a node: it cuts the IPv6 prefixes
-    off that lie around it on the line of addresses.
+    Yields now and then. IPv4 as a whole is always a node: it cuts the IPv6 prefixes off that
+    lie around it on the line of addresses.
     """
     keys: list[int] = []
     owned: list[tuple[int, ...]] = [()]
     lacking = True
-    for key, group in groupby(incidences, key=lambda incidence: incidence >> 16):
+    ordered = sorted(incidences)
+    yield
+    for key, group in groupby(ordered, key=lambda incidence: incidence >> 16):
         if lacking and key >= V4_KEY:
             lacking = False
             if key > V4_KEY:
@@ -201,6 +204,8 @@ def nodes_of(incidences: Iterable[int]) -> tuple[list[int], list[tuple[int, ...]
                 owned.append(())
         keys.append(key)
         owned.append(tuple([incidence & NONE for incidence in group]))
+        if len(keys) % (4 * BREATH) == 0:
+            yield
     if lacking:
         keys.append(V4_KEY)
         owned.append(())
@@ -211,8 +216,8 @@ class Table:
     """A :class:`Side`, compiled. It never changes."""
 
     __slots__ = (
-        "_allows", "_begins", "_cells", "_default", "_firsts", "_highs", "_indexes", "_least",
-        "_lows", "_owners", "_ups",
+        "_allows", "_blocks", "_default", "_firsts", "_highs", "_indexes", "_lows", "_maps",
+        "_owners",
     )  # fmt: skip
 
     def __init__(self, side: Side, default: bool) -> None:
@@ -237,15 +242,19 @@ class Table:
         else:
             segment = firsts[group + 1] - 1
         block = self._owners[segment]
-        begins, cells = self._begins, self._cells
-        wanted = dport << 16 | NONE
-        best = cells[bisect_right(cells, wanted, begins[block], begins[block + 1]) - 1] & NONE
-        block = self._ups[block]
-        while self._least[block] < best:
-            there = cells[bisect_right(cells, wanted, begins[block], begins[block + 1]) - 1] & NONE
+        blocks, wanted = self._blocks, dport << 16 | NONE
+        head = blocks[block]
+        best = blocks[bisect_right(blocks, wanted, block + 2, block + 3 + (head >> 16)) - 1] & NONE
+        while head & NONE < best:
+            block = blocks[block + 1]
+            head = blocks[block]
+            if block in self._maps:
+                there = self._maps[block][dport]
+            else:
+                end = block + 3 + (head >> 16)
+                there = blocks[bisect_right(blocks, wanted, block + 2, end) - 1] & NONE
             if there < best:
                 best = there
-            block = self._ups[block]
         if best == NONE:
             return self._default
         return self._allows[best] == 1, self._indexes[best]
@@ -254,18 +263,25 @@ class Table:
     def size(self) -> int:
         """Bytes that the table takes, about."""
         taken = (
-            self._highs, self._firsts, self._lows, self._owners, self._cells, self._begins,
-            self._ups, self._least, self._indexes,
+            self._highs, self._firsts, self._lows, self._owners, self._blocks, self._indexes,
+            *self._maps.values(),
         )  # fmt: skip
         return sum(len(each) * each.itemsize for each in taken) + len(self._allows)
 
     @property
     def depth(self) -> int:
         """Blocks that a decision looks at, at most."""
-        depths = [0]
-        for up in self._ups[1:]:
-            depths.append(depths[up] + 1)
-        return max(depths)
+        depths = {0: 0}
+        for block in self._every_block():
+            depths[block] = depths[self._blocks[block + 1]] + 1
+        return max(depths.values())
+
+    def _every_block(self) -> Iterator[int]:
+        """Where each block begins but the first, those above others before them."""
+        block = 3
+        while block < len(self._blocks):
+            yield block
+            block += 3 + (self._blocks[block] >> 16)
 
     # --- making one -------------------------------------------------------------
 
@@ -275,36 +291,49 @@ class Table:
         self._highs = array("Q", [0])
         self._firsts = array("I", [0])
         self._lows = array("Q")
-        self._owners = array("I")  # the block of each segment
-        # Blocks; block 0 is that of nobody's rules, above all others.
-        self._cells = array("I", [NONE])  # first port << 16 | position
-        self._begins = array("I", [0, 1])  # where a block's cells begin, and the last one's end
-        self._ups = array("I", [0])  # the block that goes on
-        self._least = array("H", [NONE])  # the first rule in this block and those above it
+        self._owners = array("I")  # where the block of each segment begins
+        # Blocks, one behind the other: number of cells less one << 16 | the first rule of
+        # those above; where the one above begins; the cells, first port << 16 | position.
+        # The first block is that of nobody's rules, above all others.
+        self._blocks = array("I", [NONE, 0, NONE])
+        self._maps: dict[int, array[int]] = {}
         # Rules by position.
         self._indexes = array("I", side.indexes)
         self._allows = bytes(side.allows)
         self._default: Verdict = (default, -1)
 
-        keys, owned = nodes_of(sorted(side.incidences))
+        keys, owned = yield from nodes_of(side.incidences)
         owned[0] = tuple(side.anywhere)
-        yield
         nest = yield from Nest.of(keys)
         del keys
         joined = yield from _plan(nest, owned, side.ports)
-        blocks = array("I")  # of each node
+        # The prefixes of one rule may lie in the same block, and then share theirs.
+        often = bytearray(len(side))
+        for position in owned[0]:
+            often[position] = 1
+        for incidence in side.incidences:
+            position = incidence & NONE
+            often[position] = min(2, often[position] + 1)
+        yield
         known: dict[tuple[int, int, tuple[int, ...]], int] = {}
+        least = {0: NONE}  # of each block and those above it, the first rule
+        blocks = array("I")  # of each node
         for node, positions in enumerate(owned):
             parent = blocks[nest.parents[node]] if node else 0
-            name = (parent, joined[node], positions)
-            block = known.get(name) if positions else parent
+            block = None
+            if not positions:
+                block = parent
+            elif shared := all(often[position] > 1 for position in positions):
+                block = known.get((parent, joined[node], positions))
             if block is None:
-                cells: Sequence[int] = yield from _cells(positions, side.ports)
+                cells: Sequence[int] = yield from _all_cells(positions, side.ports)
                 up = parent
                 if joined[node]:
-                    above = self._cells[self._begins[parent] : self._begins[parent + 1]]
-                    cells, up = _first_of(above, cells), self._ups[parent]
-                block = known[name] = self._add(cells, up)
+                    cells, up = _first_of(self._cells(parent), cells), self._blocks[parent + 1]
+                block = self._add(cells, up, least[up])
+                least[block] = min(least[up], min([cell & NONE for cell in cells]))
+                if shared:
+                    known[parent, joined[node], positions] = block
                 if len(cells) > _ENOUGH:
                     yield
             blocks.append(block)
@@ -312,13 +341,18 @@ class Table:
                 yield
         del known, owned, joined
         yield from self._cut(nest, blocks)
+        yield from self._spread()
 
-    def _add(self, cells: Sequence[int], up: int) -> int:
-        self._cells.extend(cells)
-        self._begins.append(len(self._cells))
-        self._ups.append(up)
-        self._least.append(min(self._least[up], min(cell & NONE for cell in cells)))
-        return len(self._ups) - 1
+    def _cells(self, block: int) -> array[int]:
+        return self._blocks[block + 2 : block + 3 + (self._blocks[block] >> 16)]
+
+    def _add(self, cells: Sequence[int], up: int, least: int) -> int:
+        """Where the new block begins; *least* is the first rule of those above it."""
+        block = len(self._blocks)
+        self._blocks.append(len(cells) - 1 << 16 | least)
+        self._blocks.append(up)
+        self._blocks.extend(cells)
+        return block
 
     def _cut(self, nest: Nest, blocks: array[int]) -> Generator[None, None, None]:
         """Segments; neighbours with the same block are one."""
@@ -336,6 +370,27 @@ class Table:
             if number % BREATH == 0:
                 yield
         self._firsts.append(len(self._lows))
+
+    def _spread(self) -> Generator[None, None, None]:
+        """Makes the maps."""
+        passing: dict[int, int] = {}  # segments whose chain has the block
+        for block in self._owners:
+            passing[block] = passing.get(block, 0) + 1
+        yield
+        above = set()
+        for block in reversed(list(self._every_block())):
+            up = self._blocks[block + 1]
+            passing[up] = passing.get(up, 0) + passing.get(block, 0)
+            if up and self._blocks[up] >> 16 >= MAP_CELLS:
+                above.add(up)
+        yield
+        for block in sorted(above, key=passing.__getitem__, reverse=True)[:MAPS_MAX]:
+            cells = self._cells(block)
+            made = array("H")
+            for cell, after in zip(cells, [*cells[1:], NONE + 1 << 16], strict=True):
+                made.extend(array("H", [cell & NONE]) * ((after >> 16) - (cell >> 16)))
+            self._maps[block] = made
+            yield
 
 
 def _plan(
@@ -386,12 +441,12 @@ def _plan(
             longest = max(depth)
             if longest < shortest:
                 best, shortest = joined, longest
-            if not longest:
+            if longest <= 1:  # only if everything fits can it be less
                 break
     return best
 
 
-def _cells(
+def _all_cells(
     positions: Sequence[int], ports: Sequence[tuple[int, ...]]
 ) -> Generator[None, None, list[int]]:
     """The ports cut into cells with the first of the rules at *positions*, which rise."""
@@ -400,6 +455,8 @@ def _cells(
         parts.append(_own_cells(position, ports[position]))
         if not ports[position]:
             break  # it leaves nothing to those that follow
+        if len(parts) % (4 * BREATH) == 0:
+            yield
     while len(parts) > 1:
         merged = []
         for at in range(0, len(parts) - 1, 2):

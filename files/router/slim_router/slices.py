@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one endpoint needs of the policy, and its way to the endpoint's worker.
 
-The supervisor cuts (:class:`Slicer`) and sends (:func:`pieces`); the worker puts
+The supervisor cuts and sends (:class:`Slicer`); the worker puts
 the pieces together (:class:`Assembler`) and compiles what it got
 (:class:`.matcher.Table`). Connections that the endpoint opens are judged by
 ``egress`` (peer is the destination), those that it accepts by ``ingress`` (peer is
@@ -19,6 +19,7 @@ number of rules in all pieces. The pieces of one slice follow each other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from .policy import Policy, Rule
 
 PIECE_MAX = 59_000
-"""Bytes of rules in a piece: a message may have 60,000 (link.MESSAGE_MAX)."""
+"""Bytes of rules in a piece, the rest being little: a message may have 60,000
+(link.MESSAGE_MAX), and a rule takes 7,000 at most."""
 
 ACTIONS = {"allow": True, "deny": False}
 
@@ -56,22 +58,53 @@ class PieceError(ValueError):
 
 
 class Slicer:
-    """Cuts slices from one policy. Endpoints that the same rules concern share sides:
-    the same object is then in both slices, and must not be changed."""
+    """Cuts slices from one policy, which is indexed once for all endpoints."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._egress = _Cutter(policy.rules, egress=True)
-        self._ingress = _Cutter(policy.rules, egress=False)
+        self._egress = _Cutter(policy.rules, "sources", "destinations")
+        self._ingress = _Cutter(policy.rules, "destinations", "sources")
 
     def slice_for(self, tenant: str, vip: bytes) -> Slice:
         """The slice of the endpoint (*tenant*, *vip*); *vip* is 16 bytes, IPv4 mapped."""
-        address = int.from_bytes(vip, "big")
         return Slice(
             self.policy.revision,
             self.policy.default == "allow",
-            self._egress.side(tenant, address),
-            self._ingress.side(tenant, address),
+            self._egress.side(tenant, vip),
+            self._ingress.side(tenant, vip),
+        )
+
+    def pieces(self, tenant: str, vip: bytes) -> Iterator[bytes]:
+        """The same as messages for its worker, encoded, each small enough for the link."""
+        rows = chain(
+            ((0, row) for row in self._egress.rows(tenant, vip)),
+            ((1, row) for row in self._ingress.rows(tenant, vip)),
+        )
+        held: tuple[list[bytes], list[bytes]] = ([], [])
+        part = count = size = 0
+        for way, row in rows:
+            if size + len(row) + 1 > PIECE_MAX:
+                yield self._piece(part, held, b"")
+                part, size, held = part + 1, 0, ([], [])
+            held[way].append(row)
+            size += len(row) + 1
+            count += 1
+        yield self._piece(part, held, b',"count":%d' % count)
+
+    def _piece(self, part: int, held: tuple[list[bytes], list[bytes]], count: bytes) -> bytes:
+        return (
+            b'{"op":"policy","revision":%d,"part":%d,"last":%s%s,"default":"%s",%s:[%s],%s:[%s]}'
+            % (
+                self.policy.revision,
+                part,
+                b"true" if count else b"false",
+                count,
+                self.policy.default.encode(),
+                b'"egress"',
+                b",".join(held[0]),
+                b'"ingress"',
+                b",".join(held[1]),
+            )
         )
 
 
@@ -81,88 +114,54 @@ def slice_for(policy: Policy, tenant: str, vip: bytes) -> Slice:
 
 
 class _Cutter:
-    """One direction of a Slicer: finds rules by the endpoint's own address."""
+    """One direction of a Slicer: finds rules by the endpoint's own address, which is one of
+    *own* (a field of Rule), and is asked for what it says of *peers*."""
 
-    def __init__(self, rules: tuple[Rule, ...], *, egress: bool) -> None:
+    def __init__(self, rules: tuple[Rule, ...], own: str, peers: str) -> None:
         self._rules = rules
-        self._peers = "destinations" if egress else "sources"
-        own = "sources" if egress else "destinations"
+        self._peers = peers
         self._anywhere = [index for index, rule in enumerate(rules) if not getattr(rule, own)]
-        keys, self._owned = nodes_of(
-            sorted(
+        keys, self._owned = finish(
+            nodes_of(
                 each.first << 24 | each.length << 16 | index
                 for index, rule in enumerate(rules)
                 for each in getattr(rule, own)
             )
         )
         self._nest = finish(Nest.of(keys))
-        self._sides: dict[tuple[int, ...], Side] = {}
+        # Many endpoints are told of the same rules, so that each is encoded once.
+        self._encoded: list[bytes | None] = [None] * len(rules)
 
-    def side(self, tenant: str, address: int) -> Side:
-        found = set[int]().union(*(self._owned[node] for node in self._nest.chain(address)))
-        indexes = tuple(
+    def _indexes(self, tenant: str, vip: bytes) -> list[int]:
+        nodes = self._nest.chain(int.from_bytes(vip, "big"))
+        found = set[int]().union(*(self._owned[node] for node in nodes))
+        mine = (None, tenant)
+        return [
             index
             for index in sorted(chain(found, self._anywhere))
-            if self._rules[index].tenant in (None, tenant)
-        )
-        side = self._sides.get(indexes)
-        if side is None:
-            side = self._sides[indexes] = Side()
-            for index in indexes:
-                rule = self._rules[index]
-                side.add(
-                    index,
-                    rule.allows,
-                    rule.id,
-                    getattr(rule, self._peers),
-                    tuple(chain.from_iterable(rule.ports)),
-                )
-        return side
-
-
-def pieces(made: Slice) -> Iterator[Message]:
-    """The messages that carry *made* to a worker, each small enough for the link."""
-    part = count = size = 0
-
-    def piece() -> Message:
-        return {
-            "op": "policy", "revision": made.revision, "part": part, "last": False,
-            "default": "allow" if made.default else "deny", "egress": [], "ingress": [],
-        }  # fmt: skip
-
-    message = piece()
-    for way, side in (("egress", made.egress), ("ingress", made.ingress)):
-        for row in _rows(side):
-            room = _room(row)
-            if size + room > PIECE_MAX:
-                yield message
-                part += 1
-                size = 0
-                message = piece()
-            message[way].append(row)
-            size += room
-            count += 1
-    message["last"] = True
-    message["count"] = count
-    yield message
-
-
-def _rows(side: Side) -> Iterator[Row]:
-    peers = side.peers()
-    for position, index in enumerate(side.indexes):
-        yield [
-            index,
-            side.allows[position],
-            side.ids[position],
-            [str(each) for each in peers.get(position, ())],
-            list(side.ports[position]),
+            if self._rules[index].tenant in mine
         ]
 
+    def side(self, tenant: str, vip: bytes) -> Side:
+        made = Side()
+        for index in self._indexes(tenant, vip):
+            rule = self._rules[index]
+            flat = tuple(chain.from_iterable(rule.ports))
+            made.add(index, rule.allows, rule.id, getattr(rule, self._peers), flat)
+        return made
 
-def _room(row: Row) -> int:
-    """Bytes of *row* in JSON at most; encoding it twice would cost more."""
-    _index, _allows, name, peers, ports = row
-    return 24 + len(name) + sum([len(each) + 3 for each in peers]) + 6 * len(ports)
+    def rows(self, tenant: str, vip: bytes) -> Iterator[bytes]:
+        for index in self._indexes(tenant, vip):
+            row = self._encoded[index]
+            if row is None:
+                row = self._encoded[index] = self._row(index)
+            yield row
+
+    def _row(self, index: int) -> bytes:
+        rule = self._rules[index]
+        peers = [str(each) for each in getattr(rule, self._peers)]
+        row = [index, int(rule.allows), rule.id, peers, list(chain.from_iterable(rule.ports))]
+        return json.dumps(row, separators=(",", ":")).encode()
 
 
 # --- worker ---------------------------------------------------------------------

@@ -28,7 +28,7 @@ from slim_router.matcher import NONE, Side, Table
 from slim_router.policy import Policy, Rule, dump, first_match, parse
 from slim_router.prefix import Prefix
 from slim_router.reader import ConfigError
-from slim_router.slices import Assembler, PieceError, Slicer, pieces, slice_for
+from slim_router.slices import Assembler, PieceError, Slicer, slice_for
 from slim_router.wire import pack_addr, unpack_addr
 
 RULE: dict[str, Any] = {
@@ -236,23 +236,23 @@ def test_both_ends_decide_like_the_naive_first_match(case, room, piece):
             src, dst = pack_addr(source), pack_addr(destination)
             wanted = naive.decide(tenant, source, destination, dport)
             assert first_match(read, tenant, src, dst, dport) == wanted
-            egress, _unused = _tables(_sent(slicer.slice_for(tenant, src)))
-            _unused, ingress = _tables(_sent(slicer.slice_for(tenant, dst)))
+            egress, _unused = _tables(_sent(slicer, tenant, src))
+            _unused, ingress = _tables(_sent(slicer, tenant, dst))
             assert egress.decide(dst, dport) == wanted
             assert ingress.decide(src, dport) == wanted
 
 
-def _sent(made: slices.Slice) -> slices.Slice:
-    """Over the link and back."""
+def _sent(slicer: Slicer, tenant: str, vip: bytes) -> slices.Slice:
+    """What comes out at the worker's end of the link."""
     assembler = Assembler()
     found = None
-    for message in pieces(made):
+    for data in slicer.pieces(tenant, vip):
         assert found is None
-        data = json.dumps(message, separators=(",", ":")).encode()
         assert len(data) <= MESSAGE_MAX
         found = assembler.feed(json.loads(data))
-    assert found == made
-    return made if found is None else found
+    assert found is not None
+    assert found == slicer.slice_for(tenant, vip)
+    return found
 
 
 def _side(rules) -> Side:
@@ -351,22 +351,22 @@ def test_no_shape_of_10000_rules_takes_much_room_or_time(shape):
         longest = max(longest, time.thread_time() - step)
     assert time.thread_time() - began < 5
     assert longest < 1
-    assert len(table._cells) <= matcher.CELLS_MAX + own + 1
+    assert len(table._blocks) <= matcher.CELLS_MAX + own + 2 * len(side) + 3
     assert table.depth <= 14
-    # 16 bytes for each segment and block, and the cells.
-    assert table.size < 4 * len(table._cells) + 40 * 2 * len(side)
+    # The maps, the cells, and for each rule two segments and a block.
+    assert table.size < (matcher.MAPS_MAX << 17) + 4 * len(table._blocks) + 32 * len(side)
 
 
 def test_the_same_rules_at_many_prefixes_share_their_cells():
     hosts = [f"10.0.{n}.1" for n in range(64)]
     one = Table(_side([(True, hosts[:1], [80, 80]), (False, ["10.0.0.0/8"], [])]), True)
     many = Table(_side([(True, hosts, [80, 80]), (False, ["10.0.0.0/8"], [])]), True)
-    assert len(one._cells) == len(many._cells)
+    assert len(one._blocks) == len(many._blocks)
 
 
 def test_rules_behind_one_that_matches_everything_take_no_cells():
     rules = [(False, [], [])] + [(True, [], [n, n]) for n in range(1, 1000)]
-    assert len(Table(_side(rules), True)._cells) == 2
+    assert len(Table(_side(rules), True)._blocks) == 3 + 3
 
 
 def test_an_empty_table_says_the_default():
@@ -626,7 +626,16 @@ def test_as_much_as_is_possible_is_read():
     }
     read = parse(_policy(most))
     assert len(read.rules[0].sources) == len(read.rules[0].ports) == 64
-    _sent(slice_for(read, "t" * 255, pack_addr("10.44.1.7")))
+    made = _sent(Slicer(read), "t" * 255, pack_addr("10.44.1.7"))
+    assert len(made.ingress.incidences) == 64
+
+
+def test_pieces_are_as_large_as_the_link_takes():
+    rules = [{**RULE, "id": f"r{n}", "tenant": None} for n in range(3000)]
+    made = list(Slicer(parse(_policy(*rules))).pieces("blue", pack_addr("10.44.1.7")))
+    assert 3 <= len(made) <= 6
+    assert all(50_000 < len(data) <= MESSAGE_MAX for data in made[:-1])
+    assert all(json.loads(data)["part"] == part for part, data in enumerate(made))
 
 
 _JSON = st.recursive(
@@ -692,17 +701,10 @@ def test_a_slice_has_only_what_can_concern_the_endpoint():
     assert web.ingress.ids == ["web", "out", "all"]
 
 
-def test_endpoints_that_the_same_rules_concern_share_what_they_are_sent():
-    slicer = Slicer(parse(POLICY))
-    one, two = (slicer.slice_for("blue", pack_addr(f"10.44.0.{n}")) for n in (1, 2))
-    assert one.egress is two.egress
-    assert one.ingress is two.ingress
-
-
 def _three_pieces():
     read = parse(_policy(*({**RULE, "id": f"r{n}", "tenant": None} for n in range(6))))
     with mock.patch.object(slices, "PIECE_MAX", 260):
-        made = list(pieces(slice_for(read, "blue", pack_addr("10.44.1.7"))))
+        made = [json.loads(data) for data in Slicer(read).pieces("blue", pack_addr("10.44.1.7"))]
     assert len(made) > 2
     return made
 
