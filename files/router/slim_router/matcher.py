@@ -45,7 +45,7 @@ MAP_CELLS = 32
 """Cells from which on a map is worth its room."""
 
 BREATH = 128
-"""Prefixes between two yields of the compiler, below 2 ms."""
+"""Prefixes between two yields of the compiler: a few milliseconds at most."""
 
 _ENOUGH = 512  # cells after which a merge is a breath of its own
 _PLANS = (
@@ -80,6 +80,7 @@ class Side:
     """
 
     __slots__ = ("allows", "anywhere", "ids", "incidences", "indexes", "ports", "_known")
+    _SAID = __slots__[:-1]
 
     def __init__(self) -> None:
         self.indexes = array("I")
@@ -87,8 +88,8 @@ class Side:
         self.ids: list[str] = []
         self.ports: list[tuple[int, ...]] = []  # first, last, first, last ...; () is any
         self.anywhere = array("H")  # positions of the rules about any peer
-        # first address << 24 | length << 16 | position: sorted, prefixes come before those
-        # inside them, and with each its rules in order.
+        # first address << 24 | length << 16 | position. When sorted, a prefix comes before
+        # those inside it, and the rules of one prefix come in their order.
         self.incidences: list[int] = []
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}  # ports, once each
 
@@ -97,10 +98,8 @@ class Side:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Side) and all(
-            getattr(self, name) == getattr(other, name) for name in self.__slots__[:-1]
+            getattr(self, name) == getattr(other, name) for name in self._SAID
         )
-
-    __hash__ = None  # type: ignore[assignment]  # it grows
 
     def add(
         self, index: int, allows: bool, name: str, peers: Iterable[Prefix], ports: Sequence[int]

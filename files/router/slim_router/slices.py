@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one endpoint needs of the policy, and its way to the endpoint's worker.
 
-The supervisor cuts and sends (:class:`Slicer`); the worker puts
-the pieces together (:class:`Assembler`) and compiles what it got
-(:class:`.matcher.Table`). Connections that the endpoint opens are judged by
-``egress`` (peer is the destination), those that it accepts by ``ingress`` (peer is
-the source). Both ends find the same rule.
+The supervisor cuts and sends (:class:`Slicer`); the worker puts the pieces together
+(:class:`Assembler`) and compiles what it got (:class:`.matcher.Table`). Connections
+that the endpoint opens are judged by ``egress`` (peer is the destination), those that
+it accepts by ``ingress`` (peer is the source). Both ends find the same rule.
 
 A piece is a message of the link (docs/architecture.md, "Supervisor and worker"):
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 PIECE_MAX = 59_000
 """Bytes of rules in a piece, the rest being little: a message may have 60,000
-(link.MESSAGE_MAX), and a rule takes 7,000 at most."""
+(link.MESSAGE_MAX), and a rule takes 4,000 at most."""
 
 ACTIONS = {"allow": True, "deny": False}
 
@@ -93,16 +92,15 @@ class Slicer:
 
     def _piece(self, part: int, held: tuple[list[bytes], list[bytes]], count: bytes) -> bytes:
         return (
-            b'{"op":"policy","revision":%d,"part":%d,"last":%s%s,"default":"%s",%s:[%s],%s:[%s]}'
+            b'{"op":"policy","revision":%d,"part":%d,"last":%s%s,"default":"%s",'
+            b'"egress":[%s],"ingress":[%s]}'
             % (
                 self.policy.revision,
                 part,
                 b"true" if count else b"false",
                 count,
                 self.policy.default.encode(),
-                b'"egress"',
                 b",".join(held[0]),
-                b'"ingress"',
                 b",".join(held[1]),
             )
         )
@@ -203,14 +201,7 @@ class Assembler:
                 raise PieceError("last is neither true nor false")
         except PieceError:
             raise
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            OverflowError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise PieceError(f"malformed ({type(error).__name__}: {error})") from error
         self._made, self._part = made, part + 1
         return None

@@ -365,7 +365,8 @@ def test_the_same_rules_at_many_prefixes_share_their_cells():
 
 
 def test_rules_behind_one_that_matches_everything_take_no_cells():
-    rules = [(False, [], [])] + [(True, [], [n, n]) for n in range(1, 1000)]
+    rules: list[Any] = [(False, [], [])]
+    rules += [(True, [], [n, n]) for n in range(1, 1000)]
     assert len(Table(_side(rules), True)._blocks) == 3 + 3
 
 
@@ -479,7 +480,7 @@ def test_what_differs_is_not_equal(one, two):
 def test_prefixes_join_as_the_standard_library_joins_them(listed):
     ours = [str(each) for each in prefix.collapse(map(prefix.parse, listed))]
     networks = _networks(listed)
-    wanted = []
+    wanted: list[str] = []
     for version in (4, 6):
         of_version = [each for each in networks if each.version == version]
         wanted += map(str, ipaddress.collapse_addresses(of_version))
@@ -761,7 +762,8 @@ def test_a_rule_that_is_none_is_refused(place, value):
     row[place] = value
     with pytest.raises(PieceError):
         Assembler().feed({**piece, "egress": [row]})
-    for rows in ([[]], [ROW[:4]], [[*ROW, 1]], [ROW, ROW], [None], 5, "x"):
+    no_rows: list[Any] = [[[]], [ROW[:4]], [[*ROW, 1]], [ROW, ROW], [None], 5, "x"]
+    for rows in no_rows:
         with pytest.raises(PieceError):
             Assembler().feed({**piece, "egress": rows, "count": 2})
 
