@@ -374,6 +374,8 @@ def test_an_empty_table_says_the_default():
     for default in (True, False):
         for address in ("0.0.0.0", "::", "10.44.0.1", "ffff::"):
             assert Table(Side(), default).decide(pack_addr(address), 80) == (default, -1)
+    # That IPv4 is kept apart costs nothing where no rule tells it from IPv6.
+    assert len(Table(Side(), True)._lows) == 1
 
 
 def test_ipv6_as_a_whole_does_not_hold_ipv4():
