@@ -15,8 +15,8 @@ a block: the line of ports cut into cells, each with the first rule that wins it
 Normally the rules of all prefixes around the segment are worked into its block.
 Where that would take too much room (5,000 hosts with a rule each, inside a prefix
 with 5,000 rules), the block holds those of the inner prefixes only and names the
-block that goes on, which is looked at if a rule there comes first. The blocks that
-most segments go on to are spread out into maps.
+block that goes on. That is looked at if a rule there may come first; a map of all
+ports says for which of them one may (128 KiB, only where there are such blocks).
 """
 
 from __future__ import annotations
@@ -36,13 +36,6 @@ NONE = 0xFFFF
 
 CELLS_MAX = 1 << 18
 """Cells, of 4 bytes, that a table may have beyond those that every rule needs."""
-
-MAPS_MAX = 4
-"""Blocks with a map of 65,536 winners (128 KiB) instead of a search: of those that others
-go on to, the ones that most segments do."""
-
-MAP_CELLS = 32
-"""Cells from which on a map is worth its room."""
 
 BREATH = 128
 """Prefixes between two yields of the compiler: a few milliseconds at most."""
@@ -215,7 +208,7 @@ class Table:
     """A :class:`Side`, compiled. It never changes."""
 
     __slots__ = (
-        "_allows", "_blocks", "_default", "_firsts", "_highs", "_indexes", "_lows", "_maps",
+        "_above", "_allows", "_blocks", "_default", "_firsts", "_highs", "_indexes", "_lows",
         "_owners",
     )  # fmt: skip
 
@@ -244,14 +237,11 @@ class Table:
         blocks, wanted = self._blocks, dport << 16 | NONE
         head = blocks[block]
         best = blocks[bisect_right(blocks, wanted, block + 2, block + 3 + (head >> 16)) - 1] & NONE
-        while head & NONE < best:
+        while head & NONE < best and self._above[dport] < best:
             block = blocks[block + 1]
             head = blocks[block]
-            if block in self._maps:
-                there = self._maps[block][dport]
-            else:
-                end = block + 3 + (head >> 16)
-                there = blocks[bisect_right(blocks, wanted, block + 2, end) - 1] & NONE
+            found = bisect_right(blocks, wanted, block + 2, block + 3 + (head >> 16)) - 1
+            there = blocks[found] & NONE
             if there < best:
                 best = there
         if best == NONE:
@@ -262,8 +252,8 @@ class Table:
     def size(self) -> int:
         """Bytes that the table takes, about."""
         taken = (
-            self._highs, self._firsts, self._lows, self._owners, self._blocks, self._indexes,
-            *self._maps.values(),
+            self._highs, self._firsts, self._lows, self._owners, self._blocks, self._above,
+            self._indexes,
         )  # fmt: skip
         return sum(len(each) * each.itemsize for each in taken) + len(self._allows)
 
@@ -295,7 +285,8 @@ class Table:
         # those above; where the one above begins; the cells, first port << 16 | position.
         # The first block is that of nobody's rules, above all others.
         self._blocks = array("I", [NONE, 0, NONE])
-        self._maps: dict[int, array[int]] = {}
+        # Of each port, the first rule of all blocks that are above others.
+        self._above = array("H")
         # Rules by position.
         self._indexes = array("I", side.indexes)
         self._allows = bytes(side.allows)
@@ -338,9 +329,10 @@ class Table:
             blocks.append(block)
             if node % BREATH == 0:
                 yield
-        del known, owned, joined
+        del known, owned, joined, least
         yield from self._cut(nest, blocks)
-        yield from self._spread()
+        del nest, blocks
+        yield from self._map(side.ports)
 
     def _cells(self, block: int) -> array[int]:
         return self._blocks[block + 2 : block + 3 + (self._blocks[block] >> 16)]
@@ -370,26 +362,23 @@ class Table:
                 yield
         self._firsts.append(len(self._lows))
 
-    def _spread(self) -> Generator[None, None, None]:
-        """Makes the maps."""
-        passing: dict[int, int] = {}  # segments whose chain has the block
-        for block in self._owners:
-            passing[block] = passing.get(block, 0) + 1
-        yield
-        above = set()
-        for block in reversed(list(self._every_block())):
+    def _map(self, ports: Sequence[tuple[int, ...]]) -> Generator[None, None, None]:
+        """Says for which ports it is worth going on to another block."""
+        above: set[int] = set()
+        winners: set[int] = set()
+        for number, block in enumerate(self._every_block()):
             up = self._blocks[block + 1]
-            passing[up] = passing.get(up, 0) + passing.get(block, 0)
-            if up and self._blocks[up] >> 16 >= MAP_CELLS:
+            if up not in above:
                 above.add(up)
-        yield
-        for block in sorted(above, key=passing.__getitem__, reverse=True)[:MAPS_MAX]:
-            cells = self._cells(block)
-            made = array("H")
+                winners.update([cell & NONE for cell in self._cells(up)])
+                yield
+            elif number % (8 * BREATH) == 0:
+                yield
+        winners.discard(NONE)
+        if winners:
+            cells = yield from _all_cells(sorted(winners), ports)
             for cell, after in zip(cells, [*cells[1:], NONE + 1 << 16], strict=True):
-                made.extend(array("H", [cell & NONE]) * ((after >> 16) - (cell >> 16)))
-            self._maps[block] = made
-            yield
+                self._above.extend(array("H", [cell & NONE]) * ((after >> 16) - (cell >> 16)))
 
 
 def _plan(

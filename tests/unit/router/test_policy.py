@@ -353,8 +353,8 @@ def test_no_shape_of_10000_rules_takes_much_room_or_time(shape):
     assert longest < 1
     assert len(table._blocks) <= matcher.CELLS_MAX + own + 2 * len(side) + 3
     assert table.depth <= 14
-    # The maps, the cells, and for each rule two segments and a block.
-    assert table.size < (matcher.MAPS_MAX << 17) + 4 * len(table._blocks) + 32 * len(side)
+    # The map of ports, the blocks, and two segments for each rule.
+    assert table.size <= (1 << 17) + 4 * len(table._blocks) + 32 * len(side)
 
 
 def test_the_same_rules_at_many_prefixes_share_their_cells():
