@@ -903,6 +903,16 @@ def test_findings_name_both_rules_and_the_next_step():
     ]
 
 
+def test_a_rule_covers_one_that_says_less_and_not_the_reverse():
+    wide = parse(_policy({"id": "wide", "action": "deny"})).rules[0]
+    for field in ("sources", "destinations", "ports", "tenant"):
+        less = parse(_policy({"id": "less", "action": "deny", field: RULE[field]})).rules[0]
+        assert covers(wide, less)
+        assert not covers(less, wide)
+    red, blue = (Rule(name, "deny", tenant=name) for name in ("red", "blue"))
+    assert not covers(red, blue)
+
+
 def test_both_ends_of_a_prefix_in_a_rule_are_not_all_of_it():
     rules = [
         {"id": "ends", "action": "allow", "sources": ["10.0.0.0", "10.0.0.255"]},
