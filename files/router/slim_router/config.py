@@ -14,12 +14,12 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from .reader import ConfigError as ConfigError
+from .reader import Reader, kind
+from .reader import normal as normal
 from .whole import is_whole
-
-FORMAT = 1
-"""The only version of both files that this router reads."""
 
 SUN_PATH_MAX = 107
 """Longest path of a Unix socket, bytes (unix(7): sun_path is 108 with its NUL)."""
@@ -34,14 +34,9 @@ SECURE_MODES = ("none", "bpf", "kmod")
 SECURE_FALLBACKS = ("overlay", "down")
 """Of an endpoint while the backend of its secure mode is not there."""
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Key = tuple[str, str]
 """(tenant, vip in text): what an endpoint is."""
-
-
-class ConfigError(ValueError):
-    """A file that cannot be used; the text is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,116 +161,6 @@ def _load(path: Path) -> object:
         ) from error
 
 
-class _Reader:
-    """Reads one JSON object field by field, refusing whatever is not known."""
-
-    def __init__(self, value: object, where: str, known: tuple[str, ...]) -> None:
-        if not isinstance(value, dict):
-            raise ConfigError(
-                f"{where}: a {_kind(value)}, where an object is needed; see docs/architecture.md"
-            )
-        self.value = cast("dict[str, Any]", value)
-        self.where = where
-        unknown = sorted(set(self.value) - set(known))
-        if unknown:
-            raise ConfigError(
-                f"{where}: unknown key {unknown[0]!r};"
-                f" remove it, the known keys are {', '.join(known)}"
-            )
-
-    def fail(self, name: str, cause: str, step: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {name}: {cause}; {step}")
-
-    def get(self, name: str, default: object = None) -> Any:
-        if name in self.value:
-            return self.value[name]
-        if default is None:
-            raise self.fail(name, "missing", "add it")
-        return default
-
-    def text(self, name: str, *, limit: int = 255, default: str | None = None) -> str:
-        value = self.get(name, default)
-        if not isinstance(value, str) or not value:
-            raise self.fail(name, f"a {_kind(value)}, not a name", "give a non-empty string")
-        if any(0xD800 <= ord(c) <= 0xDFFF for c in value):  # JSON's lone surrogates
-            raise self.fail(name, f"{value!r} is not text", "correct it")
-        if len(value.encode()) > limit:
-            raise self.fail(name, f"longer than {limit} bytes", "shorten it")
-        if any(ord(c) <= 0x20 or ord(c) == 0x7F for c in value):
-            raise self.fail(name, f"{value!r} holds a space or a control character", "remove it")
-        return value
-
-    def number(self, name: str, low: int, high: int, default: int | None = None) -> int:
-        value = self.get(name, default)
-        if not is_whole(value) or not low <= value <= high:
-            raise self.fail(
-                name, f"{value!r} is not a whole number from {low} to {high}", "correct it"
-            )
-        return value
-
-    def seconds(self, name: str, low: float, high: float, default: float) -> float:
-        value = self.get(name, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
-            raise self.fail(
-                name, f"{value!r} is not a number of seconds from {low:g} to {high:g}", "correct it"
-            )
-        return cast("float", value)
-
-    def address(self, name: str) -> str:
-        value = self.get(name)
-        try:
-            if not isinstance(value, str):
-                raise ValueError
-            found = normal(value)
-        except ValueError:
-            raise self.fail(
-                name,
-                f"{value!r} is not an IPv4 or IPv6 address",
-                "give the address itself, without prefix or port",
-            ) from None
-        if found.is_unspecified or found.is_multicast:
-            raise self.fail(
-                name, f"{value} is not the address of one host", "give a unicast address"
-            )
-        return str(found)
-
-    def version(self) -> None:
-        value = self.get("version")
-        if not is_whole(value) or value != FORMAT:
-            raise self.fail(
-                "version",
-                f"{value!r}, this router reads {FORMAT}",
-                "deploy files and router of one collection version",
-            )
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    return {
-        bool: "boolean",
-        int: "number",
-        float: "number",
-        str: "string",
-        list: "list",
-        dict: "object",
-    }.get(type(value), type(value).__name__)
-
-
-def normal(text: str) -> Address:
-    """*text* as an address; IPv4-mapped IPv6 becomes IPv4. Raises ValueError."""
-    if "%" in text:
-        raise ValueError(text)
-    found = ipaddress.ip_address(text)
-    if found.version == 6 and found.ipv4_mapped is not None:
-        return found.ipv4_mapped
-    return found
-
-
 ROUTER_KEYS = (
     "version", "host", "address", "trunk_port", "data_ports", "overlay", "secure",
     "secure_fallback", "metrics", "tls", "bounds",
@@ -284,7 +169,7 @@ ROUTER_KEYS = (
 
 def parse_router(value: object, where: str = "router.json") -> RouterConfig:
     """A checked :class:`RouterConfig` from decoded JSON. Raises ConfigError."""
-    reader = _Reader(value, where, ROUTER_KEYS)
+    reader = Reader(value, where, ROUTER_KEYS)
     reader.version()
     trunk_port = reader.number("trunk_port", 1, 65535, 6790)
     secure = reader.get("secure", "none")
@@ -299,7 +184,7 @@ def parse_router(value: object, where: str = "router.json") -> RouterConfig:
             f"{fallback!r} is not known",
             f"choose one of {', '.join(SECURE_FALLBACKS)}",
         )
-    paths = _Reader(reader.get("tls"), f"{where}: tls", ("ca", "cert", "key"))
+    paths = Reader(reader.get("tls"), f"{where}: tls", ("ca", "cert", "key"))
     files = {}
     for name in ("ca", "cert", "key"):
         path = Path(paths.text(name, limit=4095))
@@ -320,7 +205,7 @@ def parse_router(value: object, where: str = "router.json") -> RouterConfig:
     )
 
 
-def _data_ports(reader: _Reader, trunk_port: int) -> tuple[int, int]:
+def _data_ports(reader: Reader, trunk_port: int) -> tuple[int, int]:
     value = reader.get("data_ports", [20000, 20999])
     if (
         not isinstance(value, list)
@@ -342,7 +227,7 @@ def _data_ports(reader: _Reader, trunk_port: int) -> tuple[int, int]:
     return (first, last)
 
 
-def _overlay(reader: _Reader) -> tuple[Network, ...]:
+def _overlay(reader: Reader) -> tuple[Network, ...]:
     value = reader.get("overlay")
     if not isinstance(value, list) or not value:
         raise reader.fail(
@@ -368,7 +253,7 @@ def _overlay(reader: _Reader) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def _metrics(reader: _Reader) -> tuple[str, int] | None:
+def _metrics(reader: Reader) -> tuple[str, int] | None:
     value = reader.value.get("metrics", "127.0.0.1:9478")
     if value is None or value == "":
         return None
@@ -388,7 +273,7 @@ def _metrics(reader: _Reader) -> tuple[str, int] | None:
 
 def _bounds(value: object, where: str) -> Bounds:
     default = Bounds()
-    reader = _Reader(value, where, tuple(Bounds.__dataclass_fields__))
+    reader = Reader(value, where, tuple(Bounds.__dataclass_fields__))
     return Bounds(
         swap_us=reader.number("swap_us", 0, SHIM_MAX_US, default.swap_us),
         blocking_swap_us=reader.number(
@@ -407,14 +292,14 @@ def parse_map(value: object, where: str = "map.json", *, flat: bool = False) -> 
     *flat* says that the fallback cannot separate tenants, so that a vip may
     appear only once in the whole map. Raises ConfigError.
     """
-    reader = _Reader(value, where, ("version", "revision", "hosts", "endpoints"))
+    reader = Reader(value, where, ("version", "revision", "hosts", "endpoints"))
     reader.version()
     revision = reader.number("revision", 0, 2**63 - 1)
     hosts = _hosts(reader)
     listed = reader.get("endpoints")
     if not isinstance(listed, list):
         raise reader.fail(
-            "endpoints", f"a {_kind(listed)}, not a list", "give a list, [] if there is none"
+            "endpoints", f"a {kind(listed)}, not a list", "give a list, [] if there is none"
         )
     endpoints: dict[Key, EndpointSpec] = {}
     holders: dict[str, EndpointSpec] = {}
@@ -457,18 +342,18 @@ def parse_map(value: object, where: str = "map.json", *, flat: bool = False) -> 
     return FleetMap(revision, hosts, endpoints)
 
 
-def _hosts(reader: _Reader) -> dict[str, HostSpec]:
+def _hosts(reader: Reader) -> dict[str, HostSpec]:
     listed = reader.get("hosts")
     if not isinstance(listed, dict) or not listed:
         raise reader.fail(
-            "hosts", f"a {_kind(listed)} without hosts", "give an object with one entry per host"
+            "hosts", f"a {kind(listed)} without hosts", "give an object with one entry per host"
         )
     hosts: dict[str, HostSpec] = {}
     taken: dict[tuple[str, int], str] = {}
     for name, item in listed.items():
         where = f"{reader.where}: host {name}"
-        _Reader({"name": name}, where, ("name",)).text("name", limit=253)
-        entry = _Reader(item, where, ("address", "trunk_port"))
+        Reader({"name": name}, where, ("name",)).text("name", limit=253)
+        entry = Reader(item, where, ("address", "trunk_port"))
         if "address" not in entry.value:
             raise entry.fail(
                 "address", "missing", "give the host's address, its peers connect there"
@@ -485,7 +370,7 @@ def _hosts(reader: _Reader) -> dict[str, HostSpec]:
 
 
 def _endpoint(item: object, where: str, hosts: dict[str, HostSpec]) -> EndpointSpec:
-    reader = _Reader(item, where, ("name", "tenant", "vip", "host", "netns"))
+    reader = Reader(item, where, ("name", "tenant", "vip", "host", "netns"))
     host = reader.text("host", limit=253)
     if host not in hosts:
         raise reader.fail(
