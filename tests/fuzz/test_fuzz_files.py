@@ -13,6 +13,7 @@ from typing import Any
 
 from slim_router import config
 from slim_router.admin import Admin
+from slim_router.reader import ConfigError
 from tests.fuzz.fuzzing import generator, mutate, runs
 
 ROUTER: dict[str, Any] = {
@@ -79,7 +80,7 @@ def test_parsed_values() -> None:
                 value = bend(rng, value)
             try:
                 parse(value)
-            except config.ConfigError as error:
+            except ConfigError as error:
                 assert str(error), "an error without words"
                 refused += 1
     assert refused
@@ -97,7 +98,7 @@ def test_files(tmp_path: Path) -> None:
         fleet.write_bytes(mutate(rng, texts[1]))
         try:
             config.load(router, fleet)
-        except config.ConfigError as error:
+        except ConfigError as error:
             assert str(error)
 
 

@@ -103,7 +103,8 @@ def _validate(where: paths.Paths, flat: bool, tls: bool) -> int:
 def _run(where: paths.Paths, module: str, search: tuple[Path, ...]) -> int:
     import asyncio
 
-    from .config import ConfigError, check_socket_path
+    from .config import check_socket_path
+    from .reader import ConfigError
     from .supervisor import AlreadyRunning, StartError, Supervisor
     from .trunk import TlsError
 

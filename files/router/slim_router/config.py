@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .reader import ConfigError as ConfigError
-from .reader import Reader, kind
-from .reader import normal as normal
+from .reader import ConfigError, Reader, kind
 from .whole import is_whole
 
 SUN_PATH_MAX = 107

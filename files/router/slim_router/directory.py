@@ -17,10 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import log
-from .config import FleetMap, Key, RouterConfig, normal
+from .config import FleetMap, Key, RouterConfig
 from .endpoints import Endpoint, Registry
 from .frames import Announce, Answer, Frame, Query, Withdraw
 from .link import Message
+from .reader import normal
 from .trunk import Trunk, Trunks
 from .whole import is_whole
 from .wire import (

@@ -321,7 +321,8 @@ class Table:
                 if joined[node]:
                     cells, up = _first_of(self._cells(parent), cells), self._blocks[parent + 1]
                 block = self._add(cells, up, least[up])
-                least[block] = min(least[up], min([cell & NONE for cell in cells]))
+                first = min([cell & NONE for cell in cells])
+                least[block] = min(least[up], first)
                 if shared:
                     known[parent, joined[node], positions] = block
                 if len(cells) > _ENOUGH:

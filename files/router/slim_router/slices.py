@@ -119,14 +119,15 @@ class _Cutter:
         self._rules = rules
         self._peers = peers
         self._anywhere = [index for index, rule in enumerate(rules) if not getattr(rule, own)]
-        keys, self._owned = finish(
+        nodes = finish(
             nodes_of(
                 each.first << 24 | each.length << 16 | index
                 for index, rule in enumerate(rules)
                 for each in getattr(rule, own)
             )
         )
-        self._nest = finish(Nest.of(keys))
+        self._nest = finish(Nest.of(nodes[0]))
+        self._owned = nodes[1]
         # Many endpoints are told of the same rules, so that each is encoded once.
         self._encoded: list[bytes | None] = [None] * len(rules)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import __version__, config, log, notify, trunk
 from .admin import Admin, AdminError
-from .config import ConfigError, FleetMap, RouterConfig
+from .config import FleetMap, RouterConfig
 from .directory import Directory
 from .dumps import Dumps
 from .endpoints import Endpoint, Registry
@@ -30,6 +30,7 @@ from .metrics import MetricsServer, Snapshot
 from .nursery import Nursery, NurseryError
 from .paths import Paths
 from .ports import PortsError, PortTable
+from .reader import ConfigError
 from .shimdoor import ShimDoor
 from .trunk import TlsError, Trunks
 

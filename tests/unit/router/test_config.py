@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slim_router import cli, config
-from slim_router.config import ConfigError
+from slim_router.reader import ConfigError
 
 ROUTER: dict[str, Any] = {
     "version": 1,

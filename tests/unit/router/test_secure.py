@@ -17,6 +17,7 @@ import subprocess
 import pytest
 
 from slim_router import config, metrics, secure, slimctl, supervisor
+from slim_router.reader import ConfigError
 from tests.unit.router.fleet import run, until
 from tests.unit.router.puppets import Puppets
 
@@ -328,9 +329,7 @@ def test_a_worker_without_proof_means_down_until_one_has_it(lone, kmod):
 def test_the_fallback_is_checked(lone):
     raw = lone.router_json("node1")
     assert config.parse_router(raw).secure_fallback == "overlay"
-    with pytest.raises(
-        config.ConfigError, match="'open' is not known; choose one of overlay, down"
-    ):
+    with pytest.raises(ConfigError, match="'open' is not known; choose one of overlay, down"):
         config.parse_router({**raw, "secure_fallback": "open"})
 
 
