@@ -153,7 +153,7 @@ def _load(path: Path) -> object:
         return json.loads(text, object_pairs_hook=_no_duplicates)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, too
         raise ConfigError(
             f"{path}: not valid JSON ({error}); correct it or render it again"
         ) from error

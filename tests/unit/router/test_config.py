@@ -202,6 +202,7 @@ def test_one_vip_for_two_tenants_needs_a_provider_that_separates_them(tmp_path):
         (b"\xff{}", "not UTF-8 at byte 0"),
         (b'{"version": 1, "version": 1}', "'version' appears twice"),
         (b"[" * 100_000, "not valid JSON"),
+        (b"1" * 5_000, "not valid JSON"),
         (b"", "not valid JSON"),
     ],
 )
