@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cases in interleaved rounds (A B C A B C ...) and collects the evidence."""
+"""Runs cases in interleaved rounds (A B C, B C A, ...) and collects the evidence."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Runner:
             turns = self.rounds * case.turns
             for number in range(1, turns + 1):
                 values = {}
-                for mode in run.modes:
+                for mode in turned(run.modes, number - 1):
                     if run.alive(mode) and (sample := self._measure(run, mode, number)):
                         values[mode.name] = sample.values
                 run.rounds.append(values)
@@ -305,6 +305,16 @@ class Runner:
         rows = self.lab.connections(case.site.pair.client)
         take_rows(rows or [], case.ports.get("slim", set()), seen)
         return rows is not None
+
+
+def turned(modes: Sequence[Mode], by: int) -> list[Mode]:
+    """The modes of a round, each round begun by the next one.
+
+    What a mode leaves behind (a warm cache, a page cache, a drifting clock rate) then
+    falls to each of the others as often.
+    """
+    by %= max(1, len(modes))
+    return [*modes[by:], *modes[:by]]
 
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

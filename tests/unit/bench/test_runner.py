@@ -86,16 +86,19 @@ def run(lab, case, tmp_path, rounds=2):
     return report
 
 
-def test_rounds_are_interleaved_and_servers_stopped(made, tmp_path):
-    report = run(FakeLab(), made, tmp_path)
+def test_rounds_are_interleaved_each_begun_by_the_next_mode(made, tmp_path):
+    report = run(FakeLab(), made, tmp_path, rounds=4)
     assert made.log == [
         *("start host", "start overlay", "start slim"),
-        *("host", "overlay", "slim") * 2,
+        *("host", "overlay", "slim"),
+        *("overlay", "slim", "host"),
+        *("slim", "host", "overlay"),
+        *("host", "overlay", "slim"),
         "slim",  # the proof
         *("stop slim", "stop overlay", "stop host"),
     ]
     assert report.problems == []
-    assert report.series[0].rounds == [{"host": 5.0, "overlay": 5.0, "slim": 5.0}] * 2
+    assert report.series[0].rounds == [{"host": 5.0, "overlay": 5.0, "slim": 5.0}] * 4
     (proof,) = report.proofs
     assert proof.proven and proof.table_slim == 1 and proof.device_share == 0.0
 
