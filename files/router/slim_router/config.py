@@ -149,13 +149,18 @@ def _load(path: Path) -> object:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; render it again") from error
+    return decode(text, str(path))
+
+
+def decode(text: str, where: str) -> object:
+    """*text* of JSON without duplicate keys, decoded. Raises ConfigError."""
     try:
         return json.loads(text, object_pairs_hook=_no_duplicates)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, too
         raise ConfigError(
-            f"{path}: not valid JSON ({error}); correct it or render it again"
+            f"{where}: not valid JSON ({error}); correct it or render it again"
         ) from error
 
 

@@ -23,6 +23,7 @@ import secrets
 import socket
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from . import blockade, log, netns
@@ -77,6 +78,8 @@ class Endpoint:
         self.barred = ""  # secure mode: a process that is refused, why, and what to do
         self.cut_off: bool | None = None  # from the overlay (secure_fallback); None: not known
         self.complained = ""  # the last that was said of it in the log
+        self.policy_revision = -1  # of the list that its worker was sent
+        self.policy_lock = asyncio.Lock()  # who sends a list sends all of it
         self.wake = asyncio.Event()
         self.removed = False
         self.task: asyncio.Task[None] | None = None
@@ -169,6 +172,8 @@ class Registry:
         self.endpoints: dict[Key, Endpoint] = {}
         self.by_cookie: dict[int, Endpoint] = {}
         self.own_cookie = netns.own_cookie()
+        self.greet: Callable[[Endpoint, WorkerLink], Awaitable[None]] | None = None
+        """Sends a new worker the policy, before anybody is passed to it."""
         self.unsafe = ""  # why secure mode cannot be kept: no endpoint is served then
         self._held: set[int] = set()  # data ports that strangers hold
         self._scanner: asyncio.Task[None] | None = None
@@ -461,9 +466,12 @@ class Registry:
                     "vip": ep.spec.vip, "host": config.host, "address": config.address,
                     "data_port": ep.port, "overlay": [str(net) for net in config.overlay],
                     "bounds": config.bounds.for_worker(), "secure": config.secure,
+                    "policy": self.greet is not None,
                 },
                 (listener.fileno(), fd),
             )  # fmt: skip
+            if self.greet is not None:
+                await self.greet(ep, link)
             deadline = time.monotonic() + READY_S
             while not (ready.is_set() or ended.is_set() or ep.removed):
                 ep.wake.clear()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ ASKING = 1024  # hellos that wait for the supervisor to say who may send them
 PARKED = 1024  # hellos that wait for a COMMIT
 PREPARED = 4096
 PREPARED_EACH = 1024  # of one source: it must not crowd out the others
+WITHDRAWN = 1000  # vips a message
 HELD = 4096  # overlay connections without a verdict
 
 
@@ -191,6 +193,9 @@ class Inbound:
             return
         if not pair.fresh(nonce):
             self._refuse(sock, "hello_replayed")
+            return
+        if self.worker.gate.forbids_in(src, dport):
+            self._refuse(sock, "refused_ingress")
             return
         if kind == wire.K_PREPARE:
             self._prepare(sock, pair, nonce, (src, sport, dport))
@@ -395,6 +400,9 @@ class Inbound:
         """The overlay listener has accepted *sock* from (src, sport)."""
         key = (src, sport, listener.port)
         self.delivered.discard(key)
+        if self.worker.gate.forbids_overlay(sock, src, listener.port):
+            self._refuse(sock, "refused_ingress")
+            return
         prepared = self.prepared.get(key)
         if prepared is None and not self.worker.may_be_slim(src):
             self._real(listener, sock, key)
@@ -511,6 +519,30 @@ class Inbound:
         now = time.monotonic()
         self.admitted = {key: until for key, until in self.admitted.items() if until > now}
         self.delivered.prune()
+
+    def purge(self, forbids: Callable[[bytes, int], bool]) -> None:
+        """A new policy *forbids* some (source, our port): what waits for its delivery is reset,
+        and peers with a lease of such a kind lose it."""
+        for key, held in list(self.held.items()):
+            if self.worker.gate.forbids_overlay(held.sock, key[0], key[2]):
+                self.worker.count("refused_ingress")
+                self._drop_held(key, held)
+        for key in [key for key in self.prepared if forbids(key[0], key[2])]:
+            self.worker.count("refused_ingress")
+            self._end_prepared(key, self.prepared[key])
+        for key2, waiting in list(self.parked.items()):
+            if forbids(*key2):
+                del self.parked[key2]
+                self.parked_count -= len(waiting)
+                for sock, _unused in waiting:
+                    self._refuse(sock, "refused_ingress")
+        lost: dict[int, list[str]] = {}
+        for src, port in [key for key in self.admitted if forbids(*key)]:
+            del self.admitted[(src, port)]
+            lost.setdefault(port, []).append(wire.unpack_addr(src))
+        for port, vips in lost.items():
+            for start in range(0, len(vips), WITHDRAWN):
+                self.worker.tell(op="withdraw", port=port, vips=vips[start : start + WITHDRAWN])
 
     def forget(self, listener: Listener) -> None:
         """A listener is gone: what waits for it is reset."""

@@ -74,6 +74,10 @@ class WorkerLink:
         """
         return self._submit(_encode(message), fds, shim=False)
 
+    def send_encoded(self, data: bytes) -> bool:
+        """:meth:`send` of a message that is encoded already, at most MESSAGE_MAX bytes."""
+        return self._submit(data, (), shim=False)
+
     def send_shim(self, fd: int) -> bool:
         """Hand over a new shim connection; False if it cannot be taken: close it."""
         return self._submit(b'{"op":"shim"}', (fd,), shim=True)

@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import wire
@@ -170,6 +171,24 @@ class Listener:
             sock.close()
         if self.channel.fileno() >= 0:
             self._watch()
+
+    def purge(self, forbids: Callable[[socket.socket, bytes, int, bool], bool]) -> list[int]:
+        """A new policy *forbids* some of what waits here: reset it, before it is handed over.
+        Its cookies."""
+        kept: deque[tuple[bytes, socket.socket]] = deque()
+        dropped = []
+        for message, sock in self.queue:
+            fields = wire.MSG.unpack(message)
+            flags, src, dport, cookie = fields[4], fields[7], fields[8], fields[12]
+            if forbids(sock, src, dport, bool(flags & wire.F_OVERLAY)):
+                dropped.append(cookie)
+                reset(sock)
+            else:
+                kept.append((message, sock))
+        if dropped:
+            self.queue = kept
+            self._watch()
+        return dropped
 
     def on_channel(self, mask: int) -> None:
         if mask & HUP:

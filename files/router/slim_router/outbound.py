@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ class Attempt:
     expired: bool = False
     overlay: socket.socket | None = None  # ours, when this is a renewal
     overlay_up: bool = False
+    forbidden: bool = False  # by a policy that came after it had begun
 
 
 class Outbound:
@@ -100,17 +102,22 @@ class Outbound:
         """CONNECT: answer WARM, COLD or PLAIN, without ever waiting."""
         now = time.monotonic()
         late_us = now * 1e6 + MARGIN_US - deadline_us
-        if 0 < late_us < CLOCKS_DIFFER_US:
-            # The shim is about to give up, or has: a host connection made now would
-            # reach the peer's application with nobody behind it.
-            self._plain(shim, seq, cookie, peer, pport, wire.R_NOT_READY, now)
-            return
+        # The shim is about to give up, or has: a host connection made now would
+        # reach the peer's application with nobody behind it.
+        late = 0 < late_us < CLOCKS_DIFFER_US
         lease = self.leases.get((peer, pport))
-        if lease is not None:
+        if lease is not None and not late:
+            # (there are leases for what the policy allows only: see purge)
             if lease.until > now:
                 self._warm(shim, seq, flags, peer, pport, lport, family, cookie, lease, now)
                 return
             del self.leases[(peer, pport)]
+        if self.worker.gate.forbids_out(peer, pport):
+            self._refuse(shim, seq, cookie, peer, pport, now)
+            return
+        if late:
+            self._plain(shim, seq, cookie, peer, pport, wire.R_NOT_READY, now)
+            return
         reason = self._plain_reason(peer, pport, now)
         if reason:
             self._plain(shim, seq, cookie, peer, pport, reason, now)
@@ -232,6 +239,30 @@ class Outbound:
         self._overlay_row(cookie, peer, pport, reason, now)
         shim.reply(wire.message(wire.PLAIN, seq, error=reason))
 
+    def _refuse(
+        self, shim: Shim, seq: int, cookie: int, peer: bytes, pport: int, now: float
+    ) -> None:
+        """The policy forbids it."""
+        self.worker.count("refused_egress")
+        shim.reply(wire.message(wire.PLAIN, seq, error=wire.R_REFUSED))
+
+    def purge(self, forbids: Callable[[bytes, int], bool]) -> set[tuple[bytes, int]]:
+        """A new policy *forbids* some (destination, port): what leads there ends. Those that
+        an application may be connecting to over the overlay at this moment."""
+        for key in [key for key in self.leases if forbids(*key)]:
+            del self.leases[key]
+        for cookie in [c for c, a in self.offered.items() if forbids(a.peer, a.pport)]:
+            del self.offered[cookie]
+        under_way = set()
+        for attempt in [a for a in self.attempts.values() if forbids(a.peer, a.pport)]:
+            if attempt.overlay is not None:  # a renewal, which is our own
+                self._finish(attempt)
+                continue
+            under_way.add((attempt.peer, attempt.pport))
+            attempt.forbidden = True
+            self._fail(attempt, wire.R_REFUSED)
+        return under_way
+
     def _overlay_row(self, cookie: int, peer: bytes, pport: int, reason: int, now: float) -> None:
         row = self.worker.table.rows.get(cookie)
         if (row is not None and row.slim) or not self.worker.covers(peer):
@@ -269,7 +300,7 @@ class Outbound:
                 self._fail(attempt, location.reason)
                 continue
             attempt.location = location
-            if attempt.sport:
+            if attempt.sport and not attempt.forbidden:
                 self._prepare(attempt)
 
     def on_unlocate(self, vips: list[bytes] | None) -> None:
@@ -296,6 +327,9 @@ class Outbound:
         if attempt is None or attempt.sport or not sport:
             return
         attempt.sport = sport
+        if attempt.forbidden:
+            self.worker.gate.sweep((attempt.peer, attempt.pport))
+            return
         if attempt.location is not None:
             self._prepare(attempt)
 
@@ -395,7 +429,7 @@ class Outbound:
             shim.reply(wire.message(wire.KEEP, seq, error=wire.R_NOT_READY))
             return
         attempt.swap_shim, attempt.swap_seq = shim, seq
-        if attempt.expired:
+        if attempt.expired and not attempt.forbidden:
             # The overlay took longer than we offer: once more, now that it is through.
             attempt.expired, attempt.failed, attempt.answer = False, 0, b""
             self._prepare(attempt)
@@ -469,6 +503,8 @@ class Outbound:
         self.worker.count("connect_overlay_" + wire.REASONS[attempt.failed].replace("-", "_"))
         self._overlay_row(attempt.app_cookie, attempt.peer, attempt.pport, attempt.failed, now)
         attempt.swap_shim.reply(wire.message(wire.KEEP, attempt.swap_seq, error=attempt.failed))
+        if attempt.forbidden:
+            self.worker.gate.sweep((attempt.peer, attempt.pport))
         self._finish(attempt)
 
     def _finish(self, attempt: Attempt) -> None:

@@ -46,3 +46,8 @@ class Paths:
     def ports(self) -> Path:
         """The data ports that were given out."""
         return self.state_dir / "ports.json"
+
+    @property
+    def policy(self) -> Path:
+        """The policy in force."""
+        return self.state_dir / "policy.json"

@@ -32,9 +32,7 @@ BPF_OBJ_GET, BPF_OBJ_GET_INFO_BY_FD = 7, 15
 BPF_MAP_TYPE_SK_STORAGE = 24
 BPF_ANY, BPF_NOEXIST = 0, 1
 LIVE = 1  # 2: revoked; files/bpf/tags.h
-SOCK_DESTROY = 21  # include/uapi/linux/sock_diag.h
-NLM_F_REQUEST, NLM_F_ACK = 1, 4
-_DESTROY = struct.Struct("=IHHIIBBBBI2s2s16s16sIQ")  # nlmsghdr, inet_diag_req_v2
+_NAME = struct.Struct("=2s2s16s16sIQ")  # inet_diag_sockid
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -300,18 +298,14 @@ def _is_outside(pid: int) -> bool:
 
 
 def destroy(nl: socket.socket, line: list[str]) -> None:
-    """Reset the connection of a line of slim_mark (SOCK_DESTROY); an ended one is none."""
+    """Reset the connection of a line of slim_mark; an ended one is none. Raises OSError."""
     cookie, _state, family, port, peer_port, address, peer = line
     raw = [bytes.fromhex(text) for text in (address, peer)]
     if int(family) == socket.AF_INET:
         raw = [item[12:] + bytes(12) for item in raw]
-    nl.send(
-        _DESTROY.pack(
-            _DESTROY.size, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 0, 0, int(family),
-            socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF, int(port).to_bytes(2, "big"),
-            int(peer_port).to_bytes(2, "big"), *raw, 0, int(cookie),
-        )
-    )  # fmt: skip
-    code = -struct.unpack_from("=i", nl.recv(4096), 16)[0]
-    if code not in (0, errno.ENOENT):
+    name = _NAME.pack(
+        int(port).to_bytes(2, "big"), int(peer_port).to_bytes(2, "big"), *raw, 0, int(cookie)
+    )
+    code = sockdiag.destroy(nl, int(family), [name])
+    if code:
         raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")

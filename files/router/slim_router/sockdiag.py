@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dump of the kernel's TCP sockets by NETLINK_SOCK_DIAG (sock_diag(7)).
+"""The kernel's TCP sockets by NETLINK_SOCK_DIAG (sock_diag(7)): dumps, and aborting some.
 
 Standard library only, and no pyroute2: the worker imports this, its private
 memory is bounded at 4 MB, and a generic netlink parser takes several times the
@@ -15,15 +15,19 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLM_F_DUMP_INTR = 0x10
+NLM_F_ACK = 0x4
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 INET_DIAG_INFO = 2
+SOCK_DESTROY = 21
+DESTROYS = 64
+"""Requests of one datagram: their answers fit any receive buffer."""
 
 STATES = {
     1: "established", 2: "syn-sent", 3: "syn-recv", 4: "fin-wait-1",
@@ -43,6 +47,8 @@ _REQUEST = struct.Struct("=IHHIIBBBBI48s")
 # family, state, timer, retrans | sport, dport | src, dst | if, cookie |
 # expires, rqueue, wqueue, uid, inode
 _MESSAGE = struct.Struct("=BB2x2s2s16s16s4xQ12xII")
+# Of the same: length, kind, cookie; and the name of the other end.
+_HEAD = struct.Struct("=IH54xQ")
 _PORT = struct.Struct("!H")
 _TWO_U64 = struct.Struct("=QQ")
 # offsetof(struct tcp_info, tcpi_bytes_acked); tcpi_bytes_received follows
@@ -144,6 +150,107 @@ def dump(
         # The kernel refuses a second dump (EBUSY) while the first is unread.
         if not done:
             _skip(nl, sequence, data, at)
+
+
+class Found(NamedTuple):
+    """A socket that :func:`hunt` was after, and the kernel's name for it."""
+
+    sock: Sock
+    name: bytes  # struct inet_diag_sockid
+
+
+Remote = bytes
+"""The other end's port and address as sock_diag has them: 2 and 16 bytes."""
+
+
+def remote(family: int, address: bytes, port: int) -> Remote:
+    """*address* is 16 bytes, IPv4 mapped, as a socket of *family* names it."""
+    if family == socket.AF_INET:
+        address = address[12:] + bytes(12)
+    return _PORT.pack(port) + address
+
+
+def hunt(
+    nl: socket.socket,
+    family: int,
+    cookies: Container[int],
+    remotes: Container[Remote] = (),
+) -> Iterator[list[Found]]:
+    """The live TCP sockets of *family* that have one of *cookies*, or whose other end is one
+    of *remotes*: a list for each datagram of the kernel's, so that the caller can do
+    something else in between. *nl* must be the caller's alone until the end.
+
+    Raises OSError. Ten times as fast as :func:`dump` where few are wanted of many.
+    """
+    nl.send(
+        _REQUEST.pack(
+            _REQUEST.size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 0, 0, family,
+            socket.IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0, LIVE, bytes(48),
+        )
+    )  # fmt: skip
+    head, done = _HEAD.unpack_from, False
+    while not done:
+        data = nl.recv(RECEIVE_SIZE)
+        size, at = len(data), 0
+        data += bytes(_HEAD.size)  # what ends a dump is shorter
+        found = []
+        while at + 16 <= size:
+            length, kind, cookie = head(data, at)
+            if length < 16 or at + length > size:
+                raise OSError(errno.EPROTO, "sock_diag: message with a wrong length")
+            if kind == SOCK_DIAG_BY_FAMILY:
+                if cookie in cookies or (
+                    remotes and data[at + 22 : at + 24] + data[at + 40 : at + 56] in remotes
+                ):
+                    found.append(_found(data, at, at + length, family))
+            elif kind in (NLMSG_DONE, NLMSG_ERROR):
+                done = True
+                _check(kind, data, at, length)
+            at += length + 3 & ~3
+        yield found
+
+
+def _found(data: bytes, at: int, end: int, family: int) -> Found:
+    _unused, state, sport, dport, src, dst, cookie, uid, inode = _MESSAGE.unpack_from(data, at + 16)
+    if family == socket.AF_INET:
+        src, dst = _MAPPED + src[:4], _MAPPED + dst[:4]
+    sock = Sock(
+        cookie, src, _PORT.unpack(sport)[0], dst, _PORT.unpack(dport)[0], state,
+        *_info(data, at + 88, end), inode, uid,
+    )  # fmt: skip
+    return Found(sock, data[at + 20 : at + 68])
+
+
+def destroy(nl: socket.socket, family: int, names: Sequence[bytes]) -> int:
+    """Abort the TCP connections with these *names* (struct inet_diag_sockid, the cookie
+    included), at most DESTROYS of them, by SOCK_DESTROY: every copy of the descriptor answers
+    ECONNABORTED, the other end sees a reset. Those that have ended are none.
+
+    The errno of the last one that could not be aborted, or 0: EOPNOTSUPP for a kernel
+    without CONFIG_INET_DIAG_DESTROY. Raises OSError.
+    """
+    nl.send(
+        b"".join(
+            _REQUEST.pack(
+                _REQUEST.size, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, number, 0, family,
+                socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF, name,
+            )
+            for number, name in enumerate(names, 1)
+        )
+    )  # fmt: skip
+    failed, answered = 0, 0
+    while answered < len(names):
+        data = nl.recv(RECEIVE_SIZE)
+        at = 0
+        while at + 20 <= len(data):
+            length, kind, _unused, _unused, _unused = _NLMSG.unpack_from(data, at)
+            if kind == NLMSG_ERROR:
+                answered += 1
+                code = -struct.unpack_from("=i", data, at + 16)[0]
+                if code not in (0, errno.ENOENT):
+                    failed = code
+            at += max(16, length + 3 & ~3)
+    return failed
 
 
 def _check(kind: int, data: bytes, at: int, length: int) -> None:

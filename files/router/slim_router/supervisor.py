@@ -24,11 +24,13 @@ from .config import FleetMap, RouterConfig
 from .directory import Directory
 from .dumps import Dumps
 from .endpoints import Endpoint, Registry
+from .enforcement import Enforcement
 from .guard import CHECK_S, Guard
 from .link import Message
 from .metrics import MetricsServer, Snapshot
 from .nursery import Nursery, NurseryError
 from .paths import Paths
+from .policystore import PolicyStore
 from .ports import PortsError, PortTable
 from .reader import ConfigError
 from .shimdoor import ShimDoor
@@ -82,6 +84,7 @@ class Supervisor:
         self.trunks: Trunks
         self.directory: Directory
         self.nursery: Nursery
+        self.enforcement: Enforcement
         self.door: ShimDoor
         self.admin: Admin
 
@@ -112,6 +115,10 @@ class Supervisor:
             self.registry = Registry(self.config, nursery, ports, self, self.counters)
             if self._scan_s is not None:
                 self.registry.scan_s = self._scan_s
+            # Read before there is a worker: what a list forbids is never let through first.
+            self.enforcement = await asyncio.to_thread(Enforcement, PolicyStore(self.paths.policy))
+            self.enforcement.endpoints = self.registry.endpoints.values
+            self.registry.greet = self.enforcement.greet
             self.directory.registry, self.directory.trunks = self.registry, self.trunks
             self._undo.append(self.guard.close)
             self._undo.append(self.registry.stop)
@@ -285,6 +292,8 @@ class Supervisor:
             self.dumps.on_dumped(endpoint, message)
         elif op == "barred":
             self._on_barred(endpoint, message)
+        elif op == "enforced":
+            self.enforcement.on_enforced(endpoint, message)
         elif op == "untagged":
             log.error(
                 "socket-not-tagged", endpoint=endpoint.spec.label, cause=message["cause"],
@@ -306,8 +315,11 @@ class Supervisor:
 
     def on_endpoint_changed(self, endpoint: Endpoint) -> None:
         """A worker came or went."""
-        if not endpoint.up:
+        if endpoint.up:
+            self.enforcement.on_up(endpoint)
+        else:
             self.dumps.on_gone(endpoint)
+            self.enforcement.on_gone(endpoint)
         self.directory.on_endpoint_changed(endpoint)
 
     def _worker_exited(self, pid: int, status: int) -> None:
@@ -348,6 +360,7 @@ class Supervisor:
             "last_reload_error": self.last_reload,
             "zygote": {"pid": self.nursery.pid, "starts": self.nursery.starts},
             "endpoints": dict(Counter(ep.state for ep in endpoints)),
+            "policy": self.enforcement.report(),
             "trunks": self.trunks.report(),
             "events": dict(sorted(self.counters.items())),
         }

@@ -122,26 +122,35 @@ class Table:
             if row.outgoing and not row.slim and (sock.dst, sock.dport) != (row.dst, row.dport):
                 continue  # the shim called a stranger's socket its own
             alive.add(sock.cookie)
-            names = (wire.unpack_addr(row.src), row.sport, wire.unpack_addr(row.dst), row.dport)
-            real = (wire.unpack_addr(sock.src), sock.sport, wire.unpack_addr(sock.dst), sock.dport)
-            if not row.slim and row.outgoing:
-                names = real
-            host = real if row.slim else (None, None, None, None)
-            found.append(
-                {
-                    "endpoint": endpoint,
-                    "direction": "out" if row.outgoing else "in",
-                    "src": names[0], "sport": names[1], "dst": names[2], "dport": names[3],
-                    "hsrc": host[0], "hsport": host[1], "hdst": host[2], "hdport": host[3],
-                    "path": "slim" if row.slim else "overlay",
-                    "why": wire.REASONS.get(row.why, str(row.why)),
-                    "age_s": round(now - row.since, 3),
-                    "bytes_sent": sock.bytes_acked,
-                    "bytes_received": sock.bytes_received,
-                    "state": sockdiag.STATES.get(sock.state, str(sock.state)),
-                    "cookie": sock.cookie,
-                }
-            )  # fmt: skip
+            found.append(describe(endpoint, row, sock, now))
         for cookie in [c for c in self.rows if c not in alive]:
             self.drop(cookie)
         return found
+
+
+def describe(endpoint: str, row: Row, sock: sockdiag.Sock | None, now: float) -> dict[str, object]:
+    """A line of the connection table (docs/architecture.md): *row* with the kernel's figures,
+    where its socket is known; *now* is monotonic."""
+    ours: tuple[str | None, int | None] = (None, None)
+    theirs = ours
+    if sock is not None:
+        ours = (wire.unpack_addr(sock.src), sock.sport)
+        theirs = (wire.unpack_addr(sock.dst), sock.dport)
+    real = (*ours, *theirs)
+    names = (wire.unpack_addr(row.src), row.sport, wire.unpack_addr(row.dst), row.dport)
+    if sock is not None and not row.slim and row.outgoing:
+        names = real  # type: ignore[assignment] # all four are known
+    host = real if row.slim else (None, None, None, None)
+    return {
+        "endpoint": endpoint,
+        "direction": "out" if row.outgoing else "in",
+        "src": names[0], "sport": names[1], "dst": names[2], "dport": names[3],
+        "hsrc": host[0], "hsport": host[1], "hdst": host[2], "hdport": host[3],
+        "path": "slim" if row.slim else "overlay",
+        "why": wire.REASONS.get(row.why, str(row.why)),
+        "age_s": round(now - row.since, 3),
+        "bytes_sent": sock.bytes_acked if sock is not None else 0,
+        "bytes_received": sock.bytes_received if sock is not None else 0,
+        "state": sockdiag.STATES.get(sock.state, str(sock.state)) if sock is not None else "close",
+        "cookie": sock.cookie if sock is not None else 0,
+    }  # fmt: skip

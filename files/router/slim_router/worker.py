@@ -15,6 +15,7 @@ import ctypes
 import json
 import os
 import random
+import select
 import signal
 import socket
 import time
@@ -23,6 +24,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from . import callers, secure, sockdiag, wire
+from .gate import Gate
 from .inbound import Inbound
 from .listeners import Listeners
 from .loop import IN, Loop
@@ -78,6 +80,7 @@ class Worker:
         # In secure mode: tag a host socket, whose SO_COOKIE is known, or say that it must
         # not leave. None otherwise, which is all that the set-up path then looks at.
         self.tag: Callable[[socket.socket, int], bool] | None = None
+        self.backend: secure.Backend | None = None
         self.barred = -1  # pidfd of the refused process that the operator has been told of
         self.untagged_said = -UNTAGGED_S
         self.host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -96,6 +99,8 @@ class Worker:
                 ports = (low, high)
         finally:
             _enter(self.host_netns)
+        # A supervisor that has a policy sends our part of it before anything else.
+        self.gate = Gate(self, awaited=bool(config.get("policy")))
         self.table = Table(self.live, self.loop.next_pass, self.live_parts)
         self.listeners = Listeners(self)
         self.inbound = Inbound(self, data)
@@ -117,7 +122,7 @@ class Worker:
                 return False
             return True
 
-        self.tag = tag
+        self.tag, self.backend = tag, backend
 
     def _untagged(self, error: OSError) -> None:
         self.count("not_tagged")
@@ -161,6 +166,17 @@ class Worker:
             return socket.socket(
                 family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             )
+        finally:
+            _enter(self.host_netns)
+
+    def open_diag(self, place: int) -> socket.socket:
+        """A socket to ask the kernel on that nobody else asks on: *place* 0 of the host's
+        namespace, 1 of the endpoint's. Raises OSError."""
+        if not place:
+            return sockdiag.open_netlink()
+        _enter(self.endpoint_netns)
+        try:
+            return sockdiag.open_netlink()
         finally:
             _enter(self.host_netns)
 
@@ -277,6 +293,12 @@ class Worker:
                 return
             self.handle(json.loads(data), _descriptors(ancillary))
 
+    def await_policy(self) -> None:
+        """Return when our part of the policy is in force: nobody may be served before."""
+        while self.gate.awaited and self.loop.running:
+            select.select([self.link], [], [])
+            self.on_link(IN)
+
     def add_shim(self, sock: socket.socket) -> None:
         """Serve one more shim connection, if there is room."""
         if len(self.shims) >= SHIMS:
@@ -326,6 +348,8 @@ class Worker:
                 self.inbound.on_answer(number, bool(message["probe"]))
         elif op == "dump":
             self.dump(message["id"], bool(message.get("connections", True)))
+        elif op == "policy":
+            self.gate.on_piece(message)
         elif op == "stop":
             self.loop.running = False
 
@@ -377,6 +401,8 @@ def main(link: socket.socket) -> int:
     if config.get("op") != "config" or len(fds) != 2:
         raise ValueError("worker: the first message is not a configuration with two descriptors")
     worker = Worker(link, config, socket.socket(fileno=fds[0]), fds[1])
+    # First: the end of a link with unread mail would swallow what we say below.
+    worker.await_policy()
     try:
         backend = secure.make(config["secure"])
         if backend is not None:

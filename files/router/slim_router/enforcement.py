@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy of this host, from the admin socket to the workers. Part of the supervisor.
+
+A new list is read, written to disk (policystore.py), cut for each endpoint (slices.py)
+and sent. A worker that has it in force, and has revoked what it forbids, says so and
+names the connections; one that does not in time is named instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from typing import Any
+
+from . import log
+from .config import Key
+from .endpoints import Endpoint
+from .link import Message, WorkerLink
+from .matcher import Table
+from .policy import Policy
+from .policystore import PolicyStore
+from .slices import Slicer
+from .wire import pack_addr
+
+WAIT_S = 5.0
+ROWS_MAX = 100_000
+"""Revoked connections that one answer names."""
+
+_LOOPBACK_V6 = pack_addr("::1")
+_LOOPBACK_V4 = pack_addr("127.0.0.0")[:13]
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Round:
+    """One revision on its way to the workers, and what they say of it."""
+
+    policy: Policy
+    waiting: set[Endpoint]
+    revoked: Rows = field(default_factory=list)
+    number: int = 0  # of revoked connections, those that are not named included
+    failed: dict[str, str] = field(default_factory=dict)  # endpoint: cause
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def done(self, ep: Endpoint, cause: str = "") -> None:
+        """*ep* need not be waited for any more."""
+        if ep in self.waiting:
+            self.waiting.discard(ep)
+            if cause:
+                self.failed[ep.spec.name] = cause
+            if not self.waiting:
+                self.news.set()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What :meth:`Enforcement.put` did."""
+
+    revoked: Rows
+    number: int
+    incomplete: dict[str, str]  # endpoint: cause
+    seconds: float
+
+
+class Enforcement:
+    """Holds the policy in force and sees that every worker has its part of it."""
+
+    def __init__(self, store: PolicyStore) -> None:
+        """Reads the file, which takes its time if the list is long."""
+        self.store = store
+        self.policy = store.load()
+        self.slicer = Slicer(self.policy)
+        self.seconds = 0.0  # that the last list took, from its receipt to the last answer
+        self.revoked = 0
+        self.endpoints: Callable[[], Iterable[Endpoint]] = lambda: ()
+        self._round: Round | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sent: dict[Key, bytes] = {}  # what each endpoint's worker was sent, in short
+        if store.cause:
+            log.error(
+                "policy-unreadable", cause=store.cause,
+                next="every new connection is denied until a list is pushed (slimctl acl-set)",
+            )  # fmt: skip
+
+    @property
+    def state(self) -> str:
+        """in-force, or unreadable: then everything new is denied."""
+        return "unreadable" if self.store.cause else "in-force"
+
+    def report(self) -> dict[str, object]:
+        """For status."""
+        return {
+            "revision": self.policy.revision,
+            "default": self.policy.default,
+            "rules": len(self.policy.rules),
+            "state": self.state,
+            "cause": self.store.cause,
+            "seconds": round(self.seconds, 6),
+            "revoked": self.revoked,
+        }
+
+    # --- to the workers -----------------------------------------------------------
+
+    async def greet(self, ep: Endpoint, link: WorkerLink) -> None:
+        """The first list of a new worker, behind its configuration: nobody else has the link
+        yet, so that nothing comes between."""
+        self._sent.pop(ep.key, None)
+        slicer = None
+        while slicer is not self.slicer:
+            slicer = self.slicer
+            await self._send(ep, link, slicer)
+
+    async def _send(self, ep: Endpoint, link: WorkerLink, slicer: Slicer) -> None:
+        """*ep*'s part of the list, whole, or the word that it has not changed. Must not be
+        cancelled: the pieces of a list follow each other."""
+        ep.policy_revision = slicer.policy.revision
+        kept = blake2s()
+        pieces = []
+        for piece in slicer.pieces(ep.spec.tenant, pack_addr(ep.spec.vip)):
+            kept.update(piece.partition(b',"part":')[2])  # all but its revision
+            pieces.append(piece)
+            await asyncio.sleep(0)
+        short = kept.digest()
+        if short == self._sent.get(ep.key):
+            link.send({"op": "policy", "revision": ep.policy_revision, "same": True})
+            return
+        self._sent[ep.key] = short
+        for piece in pieces:
+            if not link.send_encoded(piece):
+                return
+            await asyncio.sleep(0)
+
+    async def _tell(self, ep: Endpoint) -> None:
+        """The list in force, to a worker that is up and has another."""
+        async with ep.policy_lock:
+            if ep.link is not None and ep.policy_revision != self.policy.revision:
+                await self._send(ep, ep.link, self.slicer)
+
+    def _tell_all(self, endpoints: Iterable[Endpoint]) -> None:
+        async def work() -> None:
+            for ep in endpoints:
+                await self._tell(ep)
+
+        task = asyncio.create_task(work(), name="policy")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def on_up(self, ep: Endpoint) -> None:
+        """A worker has come up, with the list that it was greeted with."""
+        self._tell_all([ep])
+
+    def on_gone(self, ep: Endpoint) -> None:
+        """A worker has ended; its successor knows nothing of its connections."""
+        if self._round is not None:
+            self._round.done(ep, "its worker ended: what it had handed over was not judged")
+
+    # --- a new list -----------------------------------------------------------------
+
+    async def put(self, new: Policy, wait_s: float = WAIT_S) -> Outcome:
+        """Write *new*, whose revision is the next, to disk; enforce it; gather what was revoked.
+
+        Raises OSError when it cannot be written: then nothing has changed. The caller
+        sees to it that there is one at a time.
+        """
+        began = time.monotonic()
+        slicer = await asyncio.to_thread(Slicer, new)
+        await asyncio.to_thread(self.store.save, new)
+        self.policy, self.slicer = new, slicer
+        # (A worker that is about to come up is told then, and has no connections.)
+        targets = [ep for ep in self.endpoints() if ep.up]
+        this = self._round = Round(new, set(targets))
+        if targets:
+            self._tell_all(targets)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(this.news.wait(), wait_s)
+        self.seconds = time.monotonic() - began
+        incomplete = dict(this.failed)
+        for ep in this.waiting:
+            incomplete[ep.spec.name] = f"no answer within {wait_s:g} s"
+        for name, cause in incomplete.items():
+            log.error(
+                "policy-incomplete", endpoint=name, revision=new.revision, cause=cause,
+                next="push the list again, or restart the endpoint's worker",
+            )  # fmt: skip
+        log.info(
+            "policy", revision=new.revision, rules=len(new.rules), default=new.default,
+            revoked=this.number, incomplete=len(incomplete), seconds=round(self.seconds, 4),
+        )  # fmt: skip
+        return Outcome(this.revoked, this.number, incomplete, self.seconds)
+
+    def on_enforced(self, ep: Endpoint, message: Message) -> None:
+        """A worker's word on a revision. Raises KeyError, TypeError, ValueError."""
+        revision, cause, rows = message["revision"], str(message["cause"]), message["revoked"]
+        if not isinstance(rows, list) or not isinstance(revision, int):
+            raise TypeError("revoked or revision")
+        self.revoked += len(rows)
+        this = self._round
+        if this is None or revision != this.policy.revision:
+            return
+        for row in rows:
+            if len(this.revoked) < ROWS_MAX:
+                this.revoked.append({**row, "endpoint": ep.spec.name, **self._rule(row)})
+        this.number += len(rows)
+        if message["last"]:
+            this.done(ep, cause)
+
+    def _rule(self, row: dict[str, Any]) -> dict[str, object]:
+        index = row["rule"]
+        rules = self.policy.rules
+        return {"rule": rules[index].id if 0 <= index < len(rules) else None}
+
+    # --- foresight --------------------------------------------------------------------
+
+    def forbidden(self, new: Policy, dumps: Iterable[tuple[Endpoint, Rows]]) -> Rows:
+        """The rows of the workers' tables that *new* would revoke. Takes its time: for a
+        thread."""
+        slicer = Slicer(new)
+        found: Rows = []
+        for ep, rows in dumps:
+            vip = pack_addr(ep.spec.vip)
+            cut = slicer.slice_for(ep.spec.tenant, vip)
+            out, into = (Table(side, cut.default) for side in (cut.egress, cut.ingress))
+            for row in rows:
+                outgoing = row["direction"] == "out"
+                peer = pack_addr(row["dst" if outgoing else "src"])
+                allowed, index = (out if outgoing else into).decide(peer, row["dport"])
+                if not allowed and peer != vip and not _is_loopback(peer):
+                    rule = new.rules[index].id if index >= 0 else None
+                    found.append({**row, "endpoint": ep.spec.name, "rule": rule})
+        return found
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address == _LOOPBACK_V6 or address[:13] == _LOOPBACK_V4
