@@ -20,7 +20,8 @@ from typing import Any
 from . import log
 from .shimdoor import bind_unix
 
-REQUEST_MAX = 64 * 1024
+REQUEST_MAX = 64 * 1024 * 1024
+"""Bytes: a policy of 50,000 rules, written generously. Only root may ask."""
 REQUEST_S = 5.0
 REPLY_S = 30.0
 CLIENTS_MAX = 32

@@ -183,26 +183,84 @@ class Gate:
 
     def _tell(self, revision: int, rows: list[dict[str, object]], cause: str) -> None:
         """`enforced`: *revision* is in force, *rows* were revoked."""
+        self.tell_rows(rows, cause, op="enforced", revision=revision)
+
+    def tell_rows(self, rows: list[dict[str, object]], cause: str, **head: object) -> None:
+        """*rows* that were revoked, in messages of a lawful size."""
         for start in range(0, max(1, len(rows)), PIECE):
             last = start + PIECE >= len(rows)
             self.worker.tell(
-                op="enforced", revision=revision, last=last, cause=cause if last else "",
-                revoked=rows[start : start + PIECE],
-            )  # fmt: skip
+                **head, last=last, cause=cause if last else "", revoked=rows[start : start + PIECE]
+            )
+
+    def revoke(self, number: int, cookies: list[int]) -> None:
+        """Take these connections of ours away, whatever the list says; answer as *number*."""
+        _Order(self, number, cookies).revoke()
 
 
-class _Enforcement:
-    """A new list against the connections that live."""
+class _Revocation:
+    """Rows that are to be revoked, and those that were."""
 
-    def __init__(self, gate: Gate, revision: int, pairs: Pairs) -> None:
+    def __init__(self, gate: Gate) -> None:
         self.gate = gate
-        self.revision = revision
         self.worker = gate.worker
-        self._pairs = pairs
+        self._pairs: Pairs = set()
         self._began = time.monotonic()
         self._rows: dict[int, Row] = {}
         self._rules: dict[int, int] = {}
         self._revoked: dict[int, dict[str, object]] = {}
+
+    def _note(self, row: Row, cookie: int, sock: Sock | None, rule: int | None) -> None:
+        said = describe(self.worker.name, row, sock, self._began)
+        self._revoked[cookie] = {**said, "cookie": cookie, "rule": -1 if rule is None else rule}
+        self.worker.count("revoked")
+
+    def revoke(self) -> None:
+        """Begin with the revocation; the answer comes when all are dead."""
+        Revoker(self.worker, self._rows, self._pairs, self._seen, self._over).start()
+
+    def _seen(self, cookie: int, row: Row | None, sock: Sock) -> bool:
+        if row is not None and not _is_of(self.gate, row, sock):
+            return False
+        if cookie not in self._revoked:
+            if row is None:
+                rule = self.gate._verdict(made := _row_of(self.worker, sock))
+                self._note(made, cookie, sock, rule)
+            else:
+                self._note(row, cookie, sock, self._rules.get(cookie))
+        return True
+
+    def _over(self, cause: str) -> None:
+        for cookie in self._rows:
+            # A socket that was not there yet keeps its row: the table finds out by itself.
+            if cookie in self._revoked:
+                self.worker.table.drop(cookie)
+        self._end(list(self._revoked.values()), cause)
+
+    def _end(self, rows: list[dict[str, object]], cause: str) -> None:
+        raise NotImplementedError
+
+
+class _Order(_Revocation):
+    """Connections that the operator names."""
+
+    def __init__(self, gate: Gate, number: int, cookies: list[int]) -> None:
+        super().__init__(gate)
+        self._number = number
+        rows = self.worker.table.rows
+        self._rows = {cookie: rows[cookie] for cookie in cookies if cookie in rows}
+
+    def _end(self, rows: list[dict[str, object]], cause: str) -> None:
+        self.gate.tell_rows(rows, cause, op="revoked", id=self._number)
+
+
+class _Enforcement(_Revocation):
+    """A new list against the connections that live."""
+
+    def __init__(self, gate: Gate, revision: int, pairs: Pairs) -> None:
+        super().__init__(gate)
+        self.revision = revision
+        self._pairs = pairs
         self._known: dict[tuple[bool, bytes, int], int | None] = {}
         self._left = iter(list(self.worker.table.rows))
 
@@ -212,11 +270,6 @@ class _Enforcement:
         if row is not None:
             self._note(row, cookie, None, self.gate._verdict(row))
 
-    def _note(self, row: Row, cookie: int, sock: Sock | None, rule: int | None) -> None:
-        said = describe(self.worker.name, row, sock, self._began)
-        self._revoked[cookie] = {**said, "cookie": cookie, "rule": -1 if rule is None else rule}
-        self.worker.count("revoked")
-
     def start(self) -> None:
         """Judge the rows, a few milliseconds a pass."""
         end = time.monotonic() + PASS_S
@@ -225,7 +278,7 @@ class _Enforcement:
             for _unused in range(ROWS):
                 cookie = next(self._left, None)
                 if cookie is None:
-                    self._revoke()
+                    self._judged()
                     return
                 row = rows.get(cookie)
                 if row is None:
@@ -240,32 +293,16 @@ class _Enforcement:
                 break
         self.worker.loop.next_pass(self.start)
 
-    def _revoke(self) -> None:
+    def _judged(self) -> None:
         del self._known
         for row in self._rows.values():
             # A host connection's handshake that we abort makes the shim take the overlay.
             if row.outgoing and self._began - row.since < YOUNG_S:
                 self._pairs.add((row.dst, row.dport))
-        Revoker(self.worker, self._rows, self._pairs, self._seen, self._end).start()
+        self.revoke()
 
-    def _seen(self, cookie: int, row: Row | None, sock: Sock) -> bool:
-        if row is not None and not _is_of(self.gate, row, sock):
-            return False
-        if cookie not in self._revoked:
-            if row is None:
-                rule = self.gate._verdict(made := _row_of(self.worker, sock))
-                self._note(made, cookie, sock, rule)
-            else:
-                self._note(row, cookie, sock, self._rules[cookie])
-        return True
-
-    def _end(self, cause: str) -> None:
-        for cookie in self._rows:
-            # The rows of the dead go with them; a socket that was not there yet has one that
-            # the table's own look at the kernel takes away.
-            if cookie in self._revoked:
-                self.worker.table.drop(cookie)
-        self.gate._tell(self.revision, list(self._revoked.values()), cause)
+    def _end(self, rows: list[dict[str, object]], cause: str) -> None:
+        self.gate._tell(self.revision, rows, cause)
         if self._pairs:
             self.gate.sweep_later(self._pairs)
 

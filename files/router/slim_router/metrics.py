@@ -46,6 +46,8 @@ class Snapshot:
     """(endpoint, tenant, counters)."""
     secure: tuple[str, bool] = ("none", False)
     """(mode, its backend is there)."""
+    policy: dict[str, Any] = field(default_factory=dict)
+    """Enforcement.report()."""
 
 
 def available() -> bool:
@@ -71,6 +73,23 @@ def families(shot: Snapshot) -> Iterable[Metric]:
     )
     secure.add_metric([shot.secure[0]], float(shot.secure[1]))
     yield secure
+    if shot.policy:
+        yield GaugeMetricFamily(
+            "slim_policy_revision", "Revision of the policy in force.", shot.policy["revision"]
+        )
+        yield GaugeMetricFamily("slim_policy_rules", "Its rules.", shot.policy["rules"])
+        yield GaugeMetricFamily(
+            "slim_policy_readable", "0 if policy.json cannot be used: all that is new is denied.",
+            float(shot.policy["state"] == "in-force"),
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "slim_policy_enforcement_seconds",
+            "From the receipt of the last list to the last worker's answer.",
+            shot.policy["seconds"],
+        )
+        yield CounterMetricFamily(
+            "slim_policy_revoked", "Connections that lists have revoked.", shot.policy["revoked"]
+        )
     by_state = GaugeMetricFamily("slim_endpoints", "Endpoints by state.", labels=["state"])
     for state in STATES:
         count = sum(row[2] == state for row in shot.endpoints)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """slimctl: what the router on this host does, as tables or as JSON.
 
-It asks the admin socket and prints; it changes nothing but by `reload`.
+It asks the admin socket and prints; it changes nothing but by `reload`, `acl-set`
+and `revoke`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, cli, paths
+from . import __version__, cli, config, paths
 
 TIMEOUT_S = 35.0
 REPLY_MAX = 256 * 1024 * 1024
@@ -120,6 +121,12 @@ def show_status(result: dict[str, Any]) -> str:
         f"endpoints  {states}",
         f"secure     {secure_line(result['secure_state'])}",
     ]
+    held = result["policy"]
+    lines.append(
+        f"policy     revision {held['revision']}: {held['rules']} rules, default {held['default']}"
+        if held["state"] == "in-force"
+        else f"policy     UNREADABLE, everything new is denied: {held['cause']}; push a list"
+    )
     if result["last_reload_error"]:
         lines.append(f"reload     REFUSED: {result['last_reload_error']}")
     if result["trunks"]:
@@ -198,12 +205,91 @@ def show_reload(result: dict[str, Any]) -> str:
     )
 
 
+def show_acl(result: dict[str, Any]) -> str:
+    """The table of `acl`."""
+    rows = [
+        (
+            number, rule["id"], rule["action"], _words(rule, "sources"),
+            _words(rule, "destinations"), _words(rule, "ports"), rule.get("tenant", "any"),
+            rule.get("comment", ""),
+        )
+        for number, rule in enumerate(result["rules"], 1)
+    ]  # fmt: skip
+    lines = [f"revision {result['revision']}, default {result['default']}"]
+    if result["state"] != "in-force":
+        lines.append(f"UNREADABLE, everything new is denied: {result['cause']}; push a list")
+    if rows:
+        head = ("", "ID", "ACTION", "FROM", "TO", "PORTS", "TENANT", "COMMENT")
+        lines.append(table(head, rows))
+    return "\n".join(lines)
+
+
+def _words(rule: dict[str, Any], name: str) -> str:
+    return ", ".join(map(str, rule.get(name, []))) or "any"
+
+
+def show_acl_set(result: dict[str, Any]) -> str:
+    """What `acl-set` did, or would do."""
+    would = result["dry_run"]
+    if not result["changed"]:
+        return f"revision {result['revision']} in force already: nothing changed"
+    lines = [*result["lines"], *(f"warning: {text}" for text in result["warnings"])]
+    lines.append(f"revision {result['revision']} {'would be' if would else 'is'} in force")
+    return "\n".join([*lines, show_revoke(result)])
+
+
+def show_revoke(result: dict[str, Any]) -> str:
+    """The connections that were, or would be, revoked."""
+    lines = []
+    if result["revoked"]:
+        rows = [
+            (
+                row["endpoint"], row["direction"], _name(row["src"], row["sport"]),
+                _name(row["dst"], row["dport"]), row["path"], row.get("rule"),
+                duration(float(row.get("age_s") or 0)),
+            )
+            for row in result["revoked"]
+        ]  # fmt: skip
+        lines.append(table(("ENDPOINT", "DIR", "SRC", "DST", "PATH", "RULE", "AGE"), rows))
+    count = result["revoked_total"]
+    word = "would be revoked" if result["dry_run"] else "revoked"
+    lines.append(f"{count} connection{'s' * (count != 1)} {word}")
+    for row in result["incomplete"]:
+        lines.append(f"INCOMPLETE: endpoint {row['endpoint']}: {row['cause']}")
+    return "\n".join(lines)
+
+
 SHOW = {
+    "acl": show_acl,
+    "acl-set": show_acl_set,
+    "revoke": show_revoke,
     "status": show_status,
     "endpoints": show_endpoints,
     "connections": show_connections,
     "reload": show_reload,
 }
+
+
+ARGUMENTS = {
+    "connections": ("endpoint", "tenant", "path", "limit"),
+    "acl-set": ("expect", "wait", "dry_run", "max_revoked"),
+    "revoke": (
+        "endpoint", "tenant", "src", "dst", "dport", "path", "cookie", "dry_run", "max_revoked",
+    ),
+}  # fmt: skip
+
+
+def read_policy(name: str) -> dict[str, Any]:
+    """`default` and `rules` of a file, as `acl --json` and policy.json have them, or of standard
+    input for "-". Raises OSError, ValueError."""
+    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    value = config.decode(text, name)
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: not an object with default and rules; see slimctl acl --json")
+    known = {"version", "revision", "state", "cause", "default", "rules"}
+    if unknown := sorted(set(value) - known):
+        raise ValueError(f"{name}: unknown key {unknown[0]!r}; remove it")
+    return {key: value[key] for key in ("default", "rules") if key in value}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -224,6 +310,22 @@ def parser() -> argparse.ArgumentParser:
     connections.add_argument("--path", choices=("slim", "overlay"), help="on this path only")
     connections.add_argument("--limit", type=int, metavar="N", help="at most N")
     commands.add_parser("reload", parents=[common], help="read router.json and map.json again")
+    commands.add_parser("acl", parents=[common], help="the policy in force")
+    put = commands.add_parser("acl-set", parents=[common], help="put the policy of a file in force")
+    put.add_argument("file", metavar="FILE", help='JSON with "default" and "rules"; - is stdin')
+    put.add_argument("--expect", type=int, metavar="REVISION", help="only in place of this one")
+    put.add_argument("--wait", type=int, metavar="SECONDS", help="for the workers, 5 unless told")
+    end = commands.add_parser("revoke", parents=[common], help="end live connections")
+    for name in ("endpoint", "tenant", "src", "dst"):
+        end.add_argument(f"--{name}", metavar="NAME" if name[0] in "et" else "ADDRESS")
+    end.add_argument("--dport", type=int, metavar="PORT")
+    end.add_argument("--path", choices=("slim", "overlay"))
+    end.add_argument("--cookie", type=int, metavar="N", help="as in connections --json")
+    for command in (put, end):
+        command.add_argument("--dry-run", action="store_true", help="only say what would happen")
+        command.add_argument(
+            "--max-revoked", type=int, metavar="N", help="do nothing if there are more"
+        )
     validate = commands.add_parser("validate", help="check the files, without the router")
     validate.add_argument("--config", type=Path, default=paths.CONFIG, metavar="PATH")
     validate.add_argument("--map", type=Path, default=paths.MAP, metavar="PATH")
@@ -237,16 +339,16 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "validate":
         files = ["--config", str(options.config), "--map", str(options.map)]
         return cli.main(["validate", *files, *(["--flat"] if options.flat else [])])
-    arguments = {}
-    if options.command == "connections":
-        names = ("endpoint", "tenant", "path", "limit")
-        arguments = {n: v for n in names if (v := getattr(options, n)) is not None}
+    names = ARGUMENTS.get(options.command, ())
+    arguments = {n: v for n in names if (v := getattr(options, n)) is not None and v is not False}
     try:
+        if options.command == "acl-set":
+            arguments |= read_policy(options.file)
         result = ask(options.socket, options.command, **arguments)
     except Unreachable as error:
         print(f"slimctl: {error}", file=sys.stderr)
         return Exit.UNREACHABLE
-    except Refused as error:
+    except (Refused, ValueError, OSError) as error:
         print(f"slimctl: {error}", file=sys.stderr)
         return Exit.FAILURE
     try:

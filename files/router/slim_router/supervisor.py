@@ -30,6 +30,7 @@ from .link import Message
 from .metrics import MetricsServer, Snapshot
 from .nursery import Nursery, NurseryError
 from .paths import Paths
+from .policyops import PolicyOps
 from .policystore import PolicyStore
 from .ports import PortsError, PortTable
 from .reader import ConfigError
@@ -85,6 +86,7 @@ class Supervisor:
         self.directory: Directory
         self.nursery: Nursery
         self.enforcement: Enforcement
+        self.policy_ops: PolicyOps
         self.door: ShimDoor
         self.admin: Admin
 
@@ -118,6 +120,9 @@ class Supervisor:
             # Read before there is a worker: what a list forbids is never let through first.
             self.enforcement = await asyncio.to_thread(Enforcement, PolicyStore(self.paths.policy))
             self.enforcement.endpoints = self.registry.endpoints.values
+            self.policy_ops = PolicyOps(
+                self.enforcement, self.dumps, self.registry.endpoints.values
+            )
             self.registry.greet = self.enforcement.greet
             self.directory.registry, self.directory.trunks = self.registry, self.trunks
             self._undo.append(self.guard.close)
@@ -294,6 +299,8 @@ class Supervisor:
             self._on_barred(endpoint, message)
         elif op == "enforced":
             self.enforcement.on_enforced(endpoint, message)
+        elif op == "revoked":
+            self.policy_ops.on_revoked(endpoint, message)
         elif op == "untagged":
             log.error(
                 "socket-not-tagged", endpoint=endpoint.spec.label, cause=message["cause"],
@@ -320,6 +327,7 @@ class Supervisor:
         else:
             self.dumps.on_gone(endpoint)
             self.enforcement.on_gone(endpoint)
+            self.policy_ops.on_gone(endpoint)
         self.directory.on_endpoint_changed(endpoint)
 
     def _worker_exited(self, pid: int, status: int) -> None:
@@ -339,6 +347,7 @@ class Supervisor:
         )  # fmt: skip
         admin.register("metrics", self._op_metrics, "counters as JSON")
         admin.register("reload", self._op_reload, "read router.json and map.json again")
+        self.policy_ops.register(admin)
 
     async def _op_ping(self, _unused: dict[str, Any]) -> object:
         return {"version": __version__, "host": self.config.host, "pid": os.getpid()}
@@ -453,4 +462,5 @@ class Supervisor:
             events=dict(self.counters),
             workers=self._worker_counters,
             secure=(self.guard.mode, not self.guard.cause and self.guard.mode != "none"),
+            policy=self.enforcement.report(),
         )

@@ -350,6 +350,8 @@ class Worker:
             self.dump(message["id"], bool(message.get("connections", True)))
         elif op == "policy":
             self.gate.on_piece(message)
+        elif op == "revoke":
+            self.gate.revoke(int(message["id"]), message["cookies"])
         elif op == "stop":
             self.loop.running = False
 

@@ -176,7 +176,7 @@ def test_endpoints_carry_listeners_and_counters(trio):
         (b"{\n", "not JSON"),
         (b"[]\n", "not an object"),
         (b"[" * 50_000 + b"\n", "not JSON"),
-        (b"{}\n", "unknown op None; the ops are connections, endpoints"),
+        (b"{}\n", "unknown op None; the ops are acl, acl-set, connections"),
         (b'{"op": []}\n', "unknown op"),
         (b'{"op": "sing"}\n', "unknown op 'sing'"),
         (b'{"op": "ping", "loud": 1}\n', "unknown argument 'loud'"),
@@ -185,7 +185,9 @@ def test_endpoints_carry_listeners_and_counters(trio):
         (b'{"op": "ping", "pad": "' + b"x" * 70_000 + b'"}\n', "longer than 65536 bytes"),
     ],
 )
-def test_a_bad_request_is_refused_with_its_reason(trio, request_, words):
+def test_a_bad_request_is_refused_with_its_reason(trio, monkeypatch, request_, words):
+    monkeypatch.setattr(admin, "REQUEST_MAX", 65536)
+
     async def body():
         async with scene(trio) as (_unused, _one, path):
             answer = await raw(path, request_)

@@ -521,3 +521,20 @@ def test_a_worker_that_is_promised_a_list_serves_nobody_before(stand):
         os.close(netns)
     for sock in (link, theirs):
         sock.close()
+
+
+def test_the_operator_names_connections_and_they_end(stand):
+    shim = stand.shim()
+    here, there = cold(stand, shim)
+    record, other, other_there, _unused = warm(stand, shim)
+    stand.sup.send(op="revoke", id=7, cookies=[cookie_of(here), 12345])
+    said = stand.sup.get("revoked", id=7)
+    assert (said["last"], said["cause"]) == (True, "")
+    assert [(row["cookie"], row["rule"]) for row in said["revoked"]] == [(cookie_of(here), -1)]
+    assert is_aborted(here)
+    assert is_reset(there)
+    assert alive(other)
+    assert alive(other_there)
+    stand.sup.send(op="revoke", id=8, cookies=[cookie_of(here)])
+    assert stand.sup.get("revoked", id=8)["revoked"] == []
+    assert record.cookie in stand.settled.table.rows
