@@ -33,6 +33,7 @@ from tests.unit.worker.stand import (
     alive,
     inside,
     is_reset,
+    read_exactly,
     until,
 )
 from tests.unit.worker.test_outbound import PORT, SPORT, cold, swap, warm
@@ -144,6 +145,10 @@ def test_a_lease_is_lost_with_its_permission_and_the_live_connection_too(stand):
     shim = stand.shim()
     first, first_there = cold(stand, shim)
     record, second, second_there, sport = warm(stand, shim)
+    second.sendall(b"hello")
+    second_there.sendall(b"you")
+    assert read_exactly(second, 3) == b"you"
+    assert read_exactly(second_there, 5) == b"hello"
     other, other_there = cold(stand, shim, port=PORT + 1, sport=SPORT + 1)
     rows = put(stand, {**DENY_OUT, "ports": [PORT]})
     for here, there in ((first, first_there), (second, second_there)):
@@ -161,6 +166,8 @@ def test_a_lease_is_lost_with_its_permission_and_the_live_connection_too(stand):
     assert (row["endpoint"], row["direction"], row["path"]) == ("a1", "out", "slim")
     assert (row["hdst"], row["hdport"]) == stand.peer.host.getsockname()
     assert (row["rule"], row["state"]) == (0, "established")
+    # (of TCP Fast Open's bytes the kernel counts the hello, and the SYN)
+    assert (row["bytes_sent"], row["bytes_received"]) == (wire.HELLO_SIZE + 1 + 5, 3)
     assert set(stand.worker.outbound.leases) == {(THEIRS, PORT + 1)}
     assert record.cookie not in stand.settled.table.rows
     assert stand.worker.counters["revoked"] == 2
@@ -417,7 +424,7 @@ def test_secure_mode_revokes_host_sockets_by_its_backend_and_what_lives_on_by_th
 
 def test_a_kernel_that_cannot_abort_is_said_to_the_supervisor(stand, monkeypatch):
     here, _there = cold(stand, stand.shim())
-    monkeypatch.setattr(sockdiag, "destroy", lambda *_unused: errno.EOPNOTSUPP)
+    monkeypatch.setattr(sockdiag, "destroy", lambda *_unused: (errno.EOPNOTSUPP, {}))
     said = (push(stand, DENY_OUT), stand.sup.get("enforced"))[1]
     assert "CONFIG_INET_DIAG_DESTROY" in said["cause"]
     assert stand.worker.counters["revoke_failed"] == 1
