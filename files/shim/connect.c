@@ -213,6 +213,7 @@ static int cold(int fd, struct slim_slot *slot, uint64_t attempt, int flags, con
 
 int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 {
+	static const uint8_t answers[SLIM_ANSWERS] = { SLIM_WARM, SLIM_COLD, SLIM_PLAIN, SLIM_REFUSED };
 	struct slim_slot slot;
 	struct slim_msg ask, reply;
 	uint8_t peer[16];
@@ -248,7 +249,7 @@ int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 	ask.family = addr->sa_family;
 	ask.cookie = slim_cookie(fd);
 	ask.value = (uint64_t)(slim_now_us() + (nonblock ? slim_reply_us() : BLOCKING_REPLY_US));
-	if (slim_ask(&ask, NULL, 0, SLIM_WARM, SLIM_COLD, SLIM_PLAIN, &reply, &host,
+	if (slim_ask(&ask, NULL, 0, answers, &reply, &host,
 		     nonblock ? slim_reply_us() : BLOCKING_REPLY_US) < 0) {
 		slim_uncounted();
 		return REAL(connect)(fd, addr, len);
@@ -263,6 +264,10 @@ int slim_connect(int fd, const struct sockaddr *addr, socklen_t len)
 		sys_close(host);
 	if (reply.type == SLIM_COLD)
 		return cold(fd, &slot, reply.value, flags, addr, len);
+	if (reply.type == SLIM_REFUSED) { /* the policy's word: as if a filter had sent a reset */
+		errno = ECONNREFUSED;
+		return -1;
+	}
 	return REAL(connect)(fd, addr, len);
 }
 

@@ -382,8 +382,8 @@ bool slim_ready(void)
 	return control != NULL;
 }
 
-int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t b, uint8_t c, struct slim_msg *reply,
-	     int *rfd, int timeout_us)
+int slim_ask(struct slim_msg *msg, const int *fds, int nfds, const uint8_t types[SLIM_ANSWERS],
+	     struct slim_msg *reply, int *rfd, int timeout_us)
 {
 	*rfd = -1;
 	if (slim_foreign_process() || slim_now_us() < atomic_load(&hung_until_us)) {
@@ -421,7 +421,7 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t 
 			    reply->version == SLIM_VERSION && reply->seq == msg->seq) {
 				unclaim(control);
 				atomic_store(&silent_us, 0);
-				if (reply->type == a || reply->type == b || reply->type == c)
+				if (reply->type && memchr(types, reply->type, SLIM_ANSWERS))
 					return 0;
 				if (*rfd >= 0)
 					sys_close(*rfd);
@@ -470,7 +470,7 @@ bool slim_sync(int timeout_us)
 	bool done;
 
 	slim_message(&ask, SLIM_SYNC);
-	done = slim_ask(&ask, NULL, 0, SLIM_SYNCED, 0, 0, &reply, &extra, timeout_us) == 0;
+	done = slim_ask(&ask, NULL, 0, (uint8_t[SLIM_ANSWERS]){ SLIM_SYNCED }, &reply, &extra, timeout_us) == 0;
 	if (done && extra >= 0)
 		sys_close(extra);
 	errno = saved;

@@ -76,7 +76,8 @@ static bool attach(int fd, int listener, struct slim_slot *slot, int backlog, bo
 	fds[0] = listener;
 	fds[1] = pair[1];
 	fds[2] = pair[0];
-	if (slim_ask(&ask, fds, recover ? 3 : 2, SLIM_LISTENING, 0, 0, &reply, &shared, ASK_US) < 0) {
+	if (slim_ask(&ask, fds, recover ? 3 : 2, (uint8_t[SLIM_ANSWERS]){ SLIM_LISTENING }, &reply, &shared,
+		     ASK_US) < 0) {
 		sys_close(pair[0]);
 		sys_close(pair[1]);
 		goto as_it_was;
@@ -190,7 +191,7 @@ bool slim_adopt(int fd, struct slim_slot *out)
 	}
 	slim_message(&ask, SLIM_WHO);
 	ask.cookie = slim_cookie(fd);
-	if (slim_ask(&ask, NULL, 0, SLIM_NAMES, 0, 0, &reply, &given, ASK_US) < 0)
+	if (slim_ask(&ask, NULL, 0, (uint8_t[SLIM_ANSWERS]){ SLIM_NAMES }, &reply, &given, ASK_US) < 0)
 		goto no;
 	if (reply.error) {
 		if (given >= 0)

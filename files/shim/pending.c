@@ -146,7 +146,8 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	slim_message(&ask, SLIM_SWAP);
 	ask.value = slot->attempt;
 	ask.error = (uint32_t)(bound_us > 0 ? bound_us : 0);
-	if (slim_ask(&ask, NULL, 0, SLIM_SWAPPED, SLIM_KEEP, 0, &reply, &host, bound_us + slim_reply_us()) < 0)
+	if (slim_ask(&ask, NULL, 0, (uint8_t[SLIM_ANSWERS]){ SLIM_SWAPPED, SLIM_KEEP }, &reply, &host,
+		     bound_us + slim_reply_us()) < 0)
 		return false;
 	if (reply.type != SLIM_SWAPPED || host < 0)
 		return false;

@@ -140,9 +140,10 @@ const uint8_t *slim_vip(void);
 uint64_t slim_own_netns(void);
 int slim_bound_us(bool blocking);
 int slim_reply_us(void);
-/* Ask and wait; 0, or -1 with errno. A descriptor in the answer goes to *rfd. */
-int slim_ask(struct slim_msg *msg, const int *fds, int nfds, uint8_t a, uint8_t b, uint8_t c, struct slim_msg *reply,
-	     int *rfd, int timeout_us);
+#define SLIM_ANSWERS 4
+/* Ask and wait for an answer of one of these types; 0, or -1 with errno. A descriptor in it goes to *rfd. */
+int slim_ask(struct slim_msg *msg, const int *fds, int nfds, const uint8_t types[SLIM_ANSWERS],
+	     struct slim_msg *reply, int *rfd, int timeout_us);
 void slim_tell(struct slim_msg *msg); /* no answer expected */
 void slim_uncounted(void); /* a connect took the overlay without an answer */
 #define SLIM_SYNC_US 50000 /* what closing a listener may take */

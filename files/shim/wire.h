@@ -38,6 +38,7 @@ enum slim_type {
 	SLIM_ERROR,
 	SLIM_COMMITTED,
 	SLIM_JOIN,
+	SLIM_REFUSED,
 };
 
 enum slim_flag {

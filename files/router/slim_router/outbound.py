@@ -8,6 +8,7 @@ connect goes out while a host connection is prepared beside it.
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import time
@@ -113,7 +114,7 @@ class Outbound:
                 return
             del self.leases[(peer, pport)]
         if self.worker.gate.forbids_out(peer, pport):
-            self._refuse(shim, seq, cookie, peer, pport, now)
+            self._refuse(shim, seq)
             return
         if late:
             self._plain(shim, seq, cookie, peer, pport, wire.R_NOT_READY, now)
@@ -239,12 +240,10 @@ class Outbound:
         self._overlay_row(cookie, peer, pport, reason, now)
         shim.reply(wire.message(wire.PLAIN, seq, error=reason))
 
-    def _refuse(
-        self, shim: Shim, seq: int, cookie: int, peer: bytes, pport: int, now: float
-    ) -> None:
-        """The policy forbids it."""
+    def _refuse(self, shim: Shim, seq: int) -> None:
+        """The policy forbids it. (A shim of before REFUSED takes the overlay all the same.)"""
         self.worker.count("refused_egress")
-        shim.reply(wire.message(wire.PLAIN, seq, error=wire.R_REFUSED))
+        shim.reply(wire.message(wire.REFUSED, seq, error=errno.ECONNREFUSED))
 
     def purge(self, forbids: Callable[[bytes, int], bool]) -> set[tuple[bytes, int]]:
         """A new policy *forbids* some (destination, port): what leads there ends. Those that

@@ -1043,6 +1043,28 @@ static void knock(void)
 	close(fd);
 }
 
+/* The policy forbids it: an error at once, blocking or not, and no way over the overlay. */
+static void forbidden(void)
+{
+	struct sockaddr_in to = address(PEER, PORT);
+
+	for (int i = 0; i < 6; i++) {
+		int fd = socket(AF_INET, SOCK_STREAM | (i % 2 ? SOCK_NONBLOCK : 0), 0);
+		struct sockaddr_in name;
+		socklen_t len = sizeof(name);
+
+		CHECK(fd >= 0);
+		for (int again = 0; again < 2; again++) {
+			errno = 0;
+			CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) == -1);
+			CHECK(errno == ECONNREFUSED);
+		}
+		CHECK(getpeername(fd, (struct sockaddr *)&name, &len) == -1 && errno == ENOTCONN);
+		CHECK(so_error(fd) == 0);
+		CHECK(close(fd) == 0);
+	}
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -1058,6 +1080,7 @@ static const struct {
 	{ "chroot", jailed }, { "errno", errno_kept },
 	{ "off_overlay", off_overlay }, { "signals", signalled }, { "unspec", dissolved },
 	{ "accept_host", accepted_host }, { "silence", silence }, { "cut", cut }, { "knock", knock }, { "options", options }, { "refused", refused },
+	{ "forbidden", forbidden },
 };
 
 int main(int argc, char **argv)
@@ -1079,8 +1102,10 @@ int main(int argc, char **argv)
 			continue;
 		/* The first connect opens what is kept. */
 		if (strcmp(argv[2], "knock") != 0 && strcmp(argv[2], "silence") != 0 &&
-		    strcmp(argv[2], "off_overlay") != 0)
+		    strcmp(argv[2], "off_overlay") != 0 && strcmp(argv[2], "forbidden") != 0)
 			close(try_dial(0, PORT));
+		if (strcmp(argv[2], "forbidden") == 0)
+			forbidden();
 		before = open_fds();
 		cases[i].run();
 		after = open_fds();

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -242,6 +243,8 @@ class Router:
     ) -> None:
         if self.way == "plain":
             send(sock, wire.message(wire.PLAIN, seq, error=wire.R_UNKNOWN_PEER))
+        elif self.way == "forbidden":
+            send(sock, wire.message(wire.REFUSED, seq, error=errno.ECONNREFUSED))
         elif self.way == "warm":
             self._hand(
                 sock,

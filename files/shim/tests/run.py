@@ -109,6 +109,7 @@ def cases() -> list[Case]:
         found += [Case(build, "accept_host", "host", secure=secure) for secure in (False, True)]
         found += [Case(build, "cut", "cut", secure=secure) for secure in (False, True)]
     found += [Case("glibc", "refused", "refused")]
+    found += [Case(build, "forbidden", "forbidden") for build in ("ubsan", "asan", "musl")]
     for way in ("cold", "warm", "plain"):
         found += [Case("musl", name, way) for name in ("blocking", "epoll", "dup", "fork", "exec")]
     found += [
