@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -321,6 +322,9 @@ def test_the_real_worker_is_told_and_says_so(pair):
                 assert (got["revision"], got["incomplete"], got["revoked"]) == (revision, [], [])
                 assert got["seconds"] < 5
             pid = ep.child.pid
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            private = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+            assert private <= 4096, f"{private} kB with a small list"
             os.kill(pid, signal.SIGKILL)
             await until(lambda: ep.up and ep.child.pid != pid, "the successor")
             got = await ask(path, "acl-set", default="allow", rules=[])

@@ -121,23 +121,25 @@ def test_connects_that_the_list_forbids_are_refused_cold_plain_and_late(stand):
 def test_the_endpoint_itself_and_what_is_off_the_overlay_are_not_judged(stand):
     put(stand, default="deny")
     shim = stand.shim()
-    record, _unused = shim.connect(PORT, peer=OURS)
+    with inside(stand.netns):
+        home = socket.create_server((VIP, 0))
+        myself = socket.create_connection(home.getsockname(), timeout=PATIENCE)
+    record, _unused = shim.connect(home.getsockname()[1], peer=OURS, cookie=cookie_of(myself))
     assert (record.kind, record.error) == (wire.PLAIN, wire.R_OWN_ADDRESS)
     record, _unused = shim.connect(PORT, peer=wire.pack_addr("192.0.2.7"))
     assert (record.kind, record.error) == (wire.PLAIN, wire.R_UNKNOWN_PEER)
     app = stand.app(address="0.0.0.0")
     with inside(stand.netns):
         local = socket.create_connection(("127.0.0.1", app.port), timeout=PATIENCE)
-    record, accepted = app.accept()
-    accepted.close()
-    local.close()
+    _record, kept = app.accept()
     own = stand.peer.overlay(app.port, source=VIP)
     record, accepted = app.accept()
     assert record.peer == OURS
     put(stand, {"id": "x", "action": "deny"}, default="deny")
-    assert alive(own), "nor are they when they live"
-    accepted.close()
-    own.close()
+    for sock in (own, local, myself):
+        assert alive(sock), "nor are they when they live"
+    for sock in (own, accepted, local, kept, myself, home):
+        sock.close()
 
 
 def test_a_lease_is_lost_with_its_permission_and_the_live_connection_too(stand):
@@ -236,6 +238,28 @@ def test_what_is_under_way_when_the_list_comes_ends_wherever_it_is(stand):
     for sock in app_sockets:
         assert is_aborted(sock), "never a live one a second later"
     assert not stand.worker.counters["connect_cold"]
+    server.close()
+
+
+def test_an_attempt_that_the_list_overtook_is_remembered_until_it_begins(stand):
+    shim = stand.shim()
+    with inside(stand.netns):
+        server = socket.create_server((PEER, 0))
+        socks = [socket.socket() for _unused in range(2)]
+    port = server.getsockname()[1]
+    begins, swaps = (shim.connect(port)[0].value for _unused in socks)
+    put(stand, {**DENY_OUT, "ports": [port]})
+    for number, sock in zip((begins, swaps), socks, strict=True):
+        # (a process that was stopped meanwhile, say)
+        until(lambda: stand.worker.gate._sweep is None, "nobody looks any more")
+        sock.connect((PEER, port))
+        assert alive(sock)
+        if number == begins:
+            shim.tell(wire.BEGIN, value=number, lport=sock.getsockname()[1])
+        else:
+            record, _unused = swap(shim, number)
+            assert record.kind == wire.KEEP
+        assert is_aborted(sock)
     server.close()
 
 
