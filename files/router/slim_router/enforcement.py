@@ -80,7 +80,8 @@ class Enforcement:
         self.endpoints: Callable[[], Iterable[Endpoint]] = lambda: ()
         self._round: Round | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sent: dict[Key, bytes] = {}  # what each endpoint's worker was sent, in short
+        self._sent: dict[Key, tuple[WorkerLink, bytes]] = {}  # to whom, and what in short
+        self.incomplete: dict[str, str] = {}  # endpoints that the last list did not reach, and why
         if store.cause:
             log.error(
                 "policy-unreadable", cause=store.cause,
@@ -109,7 +110,6 @@ class Enforcement:
     async def greet(self, ep: Endpoint, link: WorkerLink) -> None:
         """The first list of a new worker, behind its configuration: nobody else has the link
         yet, so that nothing comes between."""
-        self._sent.pop(ep.key, None)
         slicer = None
         while slicer is not self.slicer:
             slicer = self.slicer
@@ -126,14 +126,15 @@ class Enforcement:
             pieces.append(piece)
             await asyncio.sleep(0)
         short = kept.digest()
-        if short == self._sent.get(ep.key):
+        if self._sent.get(ep.key) == (link, short):
             link.send({"op": "policy", "revision": ep.policy_revision, "same": True})
             return
-        self._sent[ep.key] = short
+        self._sent.pop(ep.key, None)
         for piece in pieces:
             if not link.send_encoded(piece):
                 return
             await asyncio.sleep(0)
+        self._sent[ep.key] = (link, short)
 
     async def _tell(self, ep: Endpoint) -> None:
         """The list in force, to a worker that is up and has another."""
@@ -182,6 +183,7 @@ class Enforcement:
         incomplete = dict(this.failed)
         for ep in this.waiting:
             incomplete[ep.spec.name] = f"no answer within {wait_s:g} s"
+        self.incomplete = incomplete
         for name, cause in incomplete.items():
             log.error(
                 "policy-incomplete", endpoint=name, revision=new.revision, cause=cause,
@@ -207,6 +209,8 @@ class Enforcement:
                 this.revoked.append({**row, "endpoint": ep.spec.name, **self._rule(row)})
         this.number += len(rows)
         if message["last"]:
+            if cause:
+                self._sent.pop(ep.key, None)  # the same list again is worth a second try
             this.done(ep, cause)
 
     def _rule(self, row: dict[str, Any]) -> dict[str, object]:

@@ -86,7 +86,8 @@ class PolicyOps:
                 )
             new = await asyncio.to_thread(_parse, request, old.revision + 1)
             dry = bool(request.get("dry_run"))
-            if old.same_as(new) and not held.store.cause:
+            # (a list that did not reach everybody may be pushed again)
+            if old.same_as(new) and not held.store.cause and not held.incomplete:
                 return await self._answer(old, old, changed=False, dry_run=dry)
             limit = request.get("max_revoked")
             if dry or limit is not None:

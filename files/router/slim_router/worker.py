@@ -291,7 +291,10 @@ class Worker:
             if not data:
                 self.loop.running = False  # no supervisor, no worker: shims find the next one
                 return
-            self.handle(json.loads(data), _descriptors(ancillary))
+            message = json.loads(data)
+            self.handle(message, _descriptors(ancillary))
+            if message["op"] == "policy":
+                return  # a piece takes milliseconds: whoever connects comes first
 
     def await_policy(self) -> None:
         """Return when our part of the policy is in force: nobody may be served before."""

@@ -185,16 +185,23 @@ def test_who_does_not_answer_is_named_and_told_again(duo):
             causes = {each["endpoint"]: each["cause"] for each in got["incomplete"]}
             assert "SOCK_DESTROY" in causes["a1"]
             assert "1 s" in causes["a2"]
+            # The same list again tries again: the whole of it where something went wrong.
+            pushed = asyncio.create_task(ask(path, "acl-set", default="deny", rules=[]))
+            assert await obey(a1, 2) is not None
+            assert await obey(a2, 2) is None
+            got = await pushed
+            assert (got["revision"], got["changed"], got["incomplete"]) == (2, True, [])
+            assert (await ask(path, "acl-set", default="deny", rules=[]))["changed"] is False
             # A worker that ends while it is waited for is not waited for any more.
             pushed = asyncio.create_task(ask(path, "acl-set", default="allow", rules=[], wait=20))
-            await obey(a1, 2)
-            await heard(a2, 2)
+            await obey(a1, 3)
+            await heard(a2, 3)
             os.kill(a2.pid, signal.SIGKILL)
             got = await pushed
             assert [each["endpoint"] for each in got["incomplete"]] == ["a2"]
             assert "ended" in got["incomplete"][0]["cause"]
             again = await puppets.worker("a2", after=a2)
-            assert (await heard(again, 2)).default is True
+            assert (await heard(again, 3)).default is True
 
     run(body())
 
