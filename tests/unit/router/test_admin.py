@@ -296,6 +296,8 @@ def test_the_metrics_page_has_the_stable_names(trio):
             for line in (
                 f'slim_build_info{{host="node1",version="{__version__}"}} 1.0',
                 "slim_map_revision 1.0",
+                "slim_policy_revision 0.0",
+                "slim_policy_readable 1.0",
                 'slim_endpoints{state="up"} 2.0',
                 'slim_endpoint_up{endpoint="a1",tenant="default"} 1.0',
                 'slim_worker_restarts_total{endpoint="a1",tenant="default"} 0.0',
