@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import names
-from lab.client import Lab
+from lab.client import Lab, wait_for
 
 SOURCES = names.CHECKOUT / "tests" / "conformance"
 BUILD = names.CHECKOUT / "build" / "conformance"
 PEER_PORT = 7000
 PYTHON = sys.executable
+NODES = ("node1", "node2")
 
 #: Words of a command.
 Words = list[str | os.PathLike[str]]
@@ -114,3 +115,44 @@ def run_program(
     paths = [(int(a), int(b)) for a, b in _PATH.findall(said)]
     slim, overlay = paths[-1] if paths else (0, 0)
     return Outcome(done.returncode, said, slim, overlay)
+
+
+def alive(pid: int) -> bool:
+    """Does this process run? One that only waits to be reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def kill(lab: Lab, node: str) -> None:
+    """Kill a node's router, and wait until its workers have followed it.
+
+    A connection that a worker has taken and not yet handed over dies with it: it was
+    never accepted by both applications. What comes after must work.
+    """
+    rows = lab.slimctl(node, "endpoints")["endpoints"]
+    zygote = lab.slimctl(node, "status")["zygote"]["pid"]
+    pids = [lab.kill_router(node), zygote, *(row["pid"] for row in rows if row["pid"])]
+    wait_for(lambda: not any(alive(pid) for pid in pids), what=f"the router of {node} is dead")
+
+
+def settle(lab: Lab) -> None:
+    """Both routers serve and their trunk is up."""
+    for node in NODES:
+        lab.wait_router(node)
+        wait_for(
+            lambda node=node: all(  # type: ignore[misc]
+                trunk["state"] == "up" for trunk in lab.slimctl(node, "status")["trunks"]
+            ),
+            20,
+            f"the trunks of {node} are up",
+        )
+        wait_for(
+            lambda node=node: all(  # type: ignore[misc]
+                row["state"] == "up" for row in lab.slimctl(node, "endpoints")["endpoints"]
+            ),
+            20,
+            f"the endpoints of {node} are up",
+        )

@@ -12,45 +12,25 @@ import contextlib
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from lab.client import Lab, wait_for
 from tests.integration.helpers import (
+    NODES,
     PEER_PORT,
     PYTHON,
     SOURCES,
     Words,
     build,
+    kill,
     read_until,
     run_program,
+    settle,
     start_peer,
 )
 
 COUNT = 20
-NODES = ("node1", "node2")
-
-
-def alive(pid: int) -> bool:
-    """Does this process run? One that only waits to be reaped does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def kill(lab: Lab, node: str) -> None:
-    """Kill a node's router, and wait until its workers have followed it.
-
-    A connection that a worker has taken and not yet handed over dies with it: it was
-    never accepted by both applications. What comes after must work.
-    """
-    rows = lab.slimctl(node, "endpoints")["endpoints"]
-    zygote = lab.slimctl(node, "status")["zygote"]["pid"]
-    pids = [lab.kill_router(node), zygote, *(row["pid"] for row in rows if row["pid"])]
-    wait_for(lambda: not any(alive(pid) for pid in pids), what=f"the router of {node} is dead")
 
 
 @contextlib.contextmanager
@@ -67,26 +47,6 @@ def gone(lab: Lab, *nodes: str) -> Iterator[None]:
             lab.keeper(node, "resume")
         for node in nodes:
             lab.wait_router(node)
-
-
-def settle(lab: Lab) -> None:
-    """Both routers serve and their trunk is up."""
-    for node in NODES:
-        lab.wait_router(node)
-        wait_for(
-            lambda node=node: all(  # type: ignore[misc]
-                trunk["state"] == "up" for trunk in lab.slimctl(node, "status")["trunks"]
-            ),
-            20,
-            f"the trunks of {node} are up",
-        )
-        wait_for(
-            lambda node=node: all(  # type: ignore[misc]
-                row["state"] == "up" for row in lab.slimctl(node, "endpoints")["endpoints"]
-            ),
-            20,
-            f"the endpoints of {node} are up",
-        )
 
 
 def connects(lab: Lab, program: str = "test_connect_blocking", mode: str = "slim") -> int:

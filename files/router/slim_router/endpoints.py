@@ -24,6 +24,8 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from hashlib import blake2s
+from pathlib import Path
 from typing import Protocol
 
 from . import blockade, log, netns
@@ -174,6 +176,8 @@ class Registry:
         self.own_cookie = netns.own_cookie()
         self.greet: Callable[[Endpoint, WorkerLink], Awaitable[None]] | None = None
         """Sends a new worker the policy, before anybody is passed to it."""
+        self.rows_dir: Path | None = None
+        """Where the workers keep their connection tables for their successors."""
         self.unsafe = ""  # why secure mode cannot be kept: no endpoint is served then
         self._held: set[int] = set()  # data ports that strangers hold
         self._scanner: asyncio.Task[None] | None = None
@@ -428,6 +432,21 @@ class Registry:
         self.counters["data_port_exchanged"] += 1
         raise OSError(errno.EADDRINUSE, f"data port {old} was held by another program")
 
+    def _row_file(self, ep: Endpoint) -> list[int]:
+        """The endpoint's connection table, open; none where that is not possible."""
+        if self.rows_dir is None:
+            return []
+        path = self.rows_dir / blake2s(_name(ep.key).encode(), digest_size=16).hexdigest()
+        try:
+            self.rows_dir.mkdir(mode=0o700, exist_ok=True)
+            return [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)]
+        except OSError as error:
+            log.warning(
+                "rows-not-kept", endpoint=ep.spec.label, cause=f"{path}: {error.strerror}",
+                next="a worker that is restarted will not know its predecessor's connections",
+            )  # fmt: skip
+            return []
+
     async def _serve(self, ep: Endpoint, listener: socket.socket, fd: int) -> None:
         """One worker from fork to end. Raises NurseryError, OSError."""
         ended = asyncio.Event()
@@ -449,7 +468,8 @@ class Registry:
                 insecure = str(what.get("cause"))
                 ended.set()
                 ep.wake.set()
-            elif ep.link is link:
+            elif ep.link is link or (ep.link is None and ready.is_set()):
+                # (what follows "ready" at once comes before we have had our turn)
                 try:
                     self.events.on_worker_message(ep, what)
                 except (KeyError, TypeError, ValueError) as error:
@@ -458,8 +478,10 @@ class Registry:
         ep.generation = secrets.randbits(32)
         ep.child = child = await self.nursery.spawn(ep.spec.name)
         link = WorkerLink(child.link, message, closed)
+        rows: list[int] = []
         try:
             config = self.config
+            rows += self._row_file(ep)
             link.send(
                 {
                     "op": "config", "name": ep.spec.name, "tenant": ep.spec.tenant,
@@ -468,8 +490,11 @@ class Registry:
                     "bounds": config.bounds.for_worker(), "secure": config.secure,
                     "policy": self.greet is not None,
                 },
-                (listener.fileno(), fd),
+                (listener.fileno(), fd, *rows),
             )  # fmt: skip
+            for kept in rows:
+                os.close(kept)  # the lock on it is the worker's alone
+            rows.clear()
             if self.greet is not None:
                 await self.greet(ep, link)
             deadline = time.monotonic() + READY_S
@@ -490,6 +515,8 @@ class Registry:
                 self.events.on_endpoint_changed(ep)
                 await self._watch(ep, ended)
         finally:
+            for kept in rows:
+                os.close(kept)
             was_up = ep.up
             orderly = not ended.is_set() or bool(insecure)
             ep.barred = ""

@@ -27,6 +27,8 @@ from .slices import Slicer
 from .wire import pack_addr
 
 WAIT_S = 5.0
+SERVED = ("up", "starting", "wait")
+"""States of endpoints that have a worker, or soon have one."""
 ROWS_MAX = 100_000
 """Revoked connections that one answer names."""
 
@@ -156,9 +158,9 @@ class Enforcement:
         self._tell_all([ep])
 
     def on_gone(self, ep: Endpoint) -> None:
-        """A worker has ended; its successor knows nothing of its connections."""
-        if self._round is not None:
-            self._round.done(ep, "its worker ended: what it had handed over was not judged")
+        """A worker has ended; its successor, if there will be one, judges what lives."""
+        if self._round is not None and ep.removed:
+            self._round.done(ep)
 
     # --- a new list -----------------------------------------------------------------
 
@@ -172,8 +174,8 @@ class Enforcement:
         slicer = await asyncio.to_thread(Slicer, new)
         await asyncio.to_thread(self.store.save, new)
         self.policy, self.slicer = new, slicer
-        # (A worker that is about to come up is told then, and has no connections.)
-        targets = [ep for ep in self.endpoints() if ep.up]
+        # (A worker that is about to come up is told then, and finds its predecessor's rows.)
+        targets = [ep for ep in self.endpoints() if ep.state in SERVED]
         this = self._round = Round(new, set(targets))
         if targets:
             self._tell_all(targets)

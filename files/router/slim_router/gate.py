@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from . import wire
 from .matcher import Side, Table
 from .revoker import PASS_S, Pairs, Revoker
+from .row import Row
 from .slices import Assembler, PieceError, Slice
-from .table import Row, describe
+from .table import describe
 
 if TYPE_CHECKING:
     import socket
@@ -147,10 +148,13 @@ class Gate:
 
     def _swap(self, revision: int, egress: Table | None, ingress: Table | None) -> None:
         self.revision, self.egress, self.ingress = revision, egress, ingress
-        if self.awaited:  # nothing lives that we know of
-            self.awaited = False
-            return
         worker = self.worker
+        if self.awaited:
+            # Nothing is under way, but what a predecessor has handed over may live. (The
+            # loop, and in secure mode the backend, come later.)
+            self.awaited = False
+            worker.loop.next_pass(_Enforcement(self, revision, set()).start)
+            return
         pairs = worker.outbound.purge(self.forbids_out)
         worker.inbound.purge(self.forbids_in)
         job = _Enforcement(self, revision, pairs)

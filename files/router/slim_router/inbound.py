@@ -29,7 +29,7 @@ from .listeners import (
 )
 from .loop import HUP, IN, RDHUP, Timer
 from .peers import Pair
-from .table import Row
+from .row import Row
 
 if TYPE_CHECKING:
     from .worker import Worker

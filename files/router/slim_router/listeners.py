@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from . import wire
 from .loop import HUP, IN, OUT
-from .table import Row
+from .row import Row
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -117,12 +117,13 @@ class Listener:
         )  # fmt: skip
         with contextlib.suppress(OSError):  # already reset by its peer
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        # First: a successor of ours must know of whatever is handed over.
+        self.worker.table.add(cookie, row._replace(family=int(self.sock.family)))
         if self.queue or not self._send(message, sock):
             self.queue.append((message, sock))
             self._watch()
         else:
             sock.close()
-        self.worker.table.add(cookie, row._replace(family=int(self.sock.family)))
 
     def _send(self, message: bytes, sock: socket.socket) -> bool:
         try:

@@ -20,7 +20,7 @@ from . import wire
 from .listeners import cookie_of, reset
 from .loop import IN, OUT, Timer
 from .peers import Lease, Location
-from .table import Row
+from .row import Row
 
 if TYPE_CHECKING:
     from .shims import Shim
@@ -131,6 +131,9 @@ class Outbound:
         )
         attempt.timer = self.worker.loop.after(LINGER_S, lambda: self.cancel(attempt))
         self.attempts[attempt.number] = attempt
+        self.worker.table.begin(
+            cookie, Row(True, False, wire.R_NO_ROUTER, self.worker.vip, 0, peer, pport, now)
+        )
         attempt.location = self.locations.get(peer)
         if attempt.location is None:
             self._locate(attempt)
@@ -181,6 +184,9 @@ class Outbound:
             self._plain(shim, seq, cookie, peer, pport, wire.R_HOST_FAILED, now)
             return
         host = host or int.from_bytes(sock.getsockopt(1, 57, 8), "little")
+        # First: a successor of ours must know of whatever is handed over. (The lease's own
+        # objects: thousands of rows need not keep copies.)
+        worker.table.add(host, Row(True, True, 0, worker.vip, sport, location.vip, lease.port, now))
         # The application waits for this: what it need not wait for comes after.
         shim.reply(
             wire.MSG.pack(
@@ -192,8 +198,6 @@ class Outbound:
         # Two SYNs, three seconds: a dead host costs no more, then the overlay.
         sock.setsockopt(6, TCP_SYNCNT, 1)
         sock.close()
-        # (the lease's own objects: thousands of rows need not keep copies)
-        worker.table.add(host, Row(True, True, 0, worker.vip, sport, location.vip, lease.port, now))
         worker.counters["connect_warm"] += 1
         if lease.until - now < lease.period / 2 and not lease.renewing:
             self._renew(lease, peer, pport)
@@ -515,6 +519,7 @@ class Outbound:
             reset(attempt.overlay)
             attempt.overlay = None
         self.attempts.pop(attempt.number, None)
+        self.worker.table.end(attempt.app_cookie)
 
     def cancel(self, attempt: Attempt | None) -> None:
         """Nobody wants it any more."""

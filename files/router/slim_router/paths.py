@@ -48,6 +48,11 @@ class Paths:
         return self.state_dir / "ports.json"
 
     @property
+    def rows(self) -> Path:
+        """The connection tables; of no use after a reboot, and gone then."""
+        return self.runtime_dir / "rows"
+
+    @property
     def policy(self) -> Path:
         """The policy in force."""
         return self.state_dir / "policy.json"

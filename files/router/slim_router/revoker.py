@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING
 
 from . import sockdiag
-from .table import Row
+from .row import Row
 
 if TYPE_CHECKING:
     from .worker import Worker

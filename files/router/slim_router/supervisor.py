@@ -124,6 +124,7 @@ class Supervisor:
                 self.enforcement, self.dumps, self.registry.endpoints.values
             )
             self.registry.greet = self.enforcement.greet
+            self.registry.rows_dir = self.paths.rows
             self.directory.registry, self.directory.trunks = self.registry, self.trunks
             self._undo.append(self.guard.close)
             self._undo.append(self.registry.stop)

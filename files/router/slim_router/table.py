@@ -10,26 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from . import sockdiag, wire
+from .row import Row
+from .rowfile import RowFile
 
 GROWTH = 8192
 PERIOD = 15.0  # seconds between looks at the kernel while rows exist
-
-
-class Row(NamedTuple):
-    """One connection; addresses are 16 bytes, ``since`` is monotonic seconds."""
-
-    outgoing: bool
-    slim: bool
-    why: int
-    src: bytes
-    sport: int
-    dst: bytes
-    dport: int
-    since: float
-    family: int = 0  # the application's, where its socket's own may differ
 
 
 class Table:
@@ -40,9 +27,11 @@ class Table:
         live: Callable[[bool], Iterator[sockdiag.Sock]],
         soon: Callable[[Callable[[], None]], None] = lambda call: call(),
         parts: Callable[[], list[Iterator[sockdiag.Sock]]] | None = None,
+        kept: RowFile | None = None,
     ) -> None:
         """*live* yields every live TCP socket of both namespaces (sockdiag.Sock), *parts*
-        the same in several pieces; *soon* runs something outside of the set-up path."""
+        the same in several pieces; *soon* runs something outside of the set-up path. The
+        rows that are *kept* were a predecessor's."""
         self.rows: dict[int, Row] = {}
         self.names: dict[tuple[bytes, int, int], int] = {}  # how many rows have it
         self._live = live
@@ -50,11 +39,19 @@ class Table:
         self._parts = parts or (lambda: [live(False)])
         self._reaping = False
         self._limit = GROWTH
+        self.unkept = 0  # rows that a successor will not find, for want of room
+        self._kept: RowFile | None = None
+        if kept is not None:
+            for cookie, row in kept.load():
+                self.add(cookie, row)
+            self._kept = kept
 
     def add(self, cookie: int, row: Row) -> None:
         if cookie in self.rows:  # a shim may call anything the socket's cookie
-            self.drop(cookie)
+            self._forget(cookie)
         self.rows[cookie] = row
+        if self._kept is not None and not self._kept.put(cookie, row):
+            self.unkept += 1
         if row.outgoing and row.slim:
             name = (row.dst, row.dport, row.sport)
             self.names[name] = self.names.get(name, 0) + 1
@@ -64,6 +61,22 @@ class Table:
             self._soon(self.reap)
 
     def drop(self, cookie: int) -> Row | None:
+        if self._kept is not None:
+            self._kept.remove(cookie)
+        return self._forget(cookie)
+
+    def begin(self, cookie: int, row: Row) -> None:
+        """A connect over the overlay is under way that has no row yet: should we end, a
+        successor has one."""
+        if self._kept is not None and cookie not in self.rows:
+            self._kept.put(cookie, row)
+
+    def end(self, cookie: int) -> None:
+        """It is not under way any more; a row stays."""
+        if self._kept is not None and cookie not in self.rows:
+            self._kept.remove(cookie)
+
+    def _forget(self, cookie: int) -> Row | None:
         row = self.rows.pop(cookie, None)
         if row is not None and row.outgoing and row.slim:
             name = (row.dst, row.dport, row.sport)

@@ -30,6 +30,7 @@ from .listeners import Listeners
 from .loop import IN, Loop
 from .outbound import Outbound
 from .peers import Location
+from .rowfile import RowFile
 from .shims import SHIMS, SO_NETNS_COOKIE, Shim
 from .table import PERIOD, Table
 
@@ -56,8 +57,10 @@ class Worker:
     """State of one endpoint; the halves of the work live in Inbound, Outbound, Shim."""
 
     def __init__(
-        self, link: socket.socket, config: dict[str, Any], data: socket.socket, netns: int
-    ) -> None:
+        self, link: socket.socket, config: dict[str, Any], data: socket.socket, netns: int,
+        kept: RowFile | None = None,
+    ) -> None:  # fmt: skip
+        """*kept*: the connections that a predecessor of ours handed over."""
         self.link = link
         self.name: str = config["name"]
         self.vip = wire.pack_addr(config["vip"])
@@ -101,7 +104,8 @@ class Worker:
             _enter(self.host_netns)
         # A supervisor that has a policy sends our part of it before anything else.
         self.gate = Gate(self, awaited=bool(config.get("policy")))
-        self.table = Table(self.live, self.loop.next_pass, self.live_parts)
+        self.table = Table(self.live, self.loop.next_pass, self.live_parts, kept)
+        self.loop.next_pass(self.table.reap)
         self.listeners = Listeners(self)
         self.inbound = Inbound(self, data)
         self.outbound = Outbound(self, ports)
@@ -378,7 +382,7 @@ class Worker:
             self.tell(
                 op="dumped", id=number, last=last, connections=rows[start : start + DUMP_PIECE],
                 listeners=self.listeners.report()[:200] if last else [],
-                counters=dict(self.counters) if last else {},
+                counters=self.counters | {"rows_unkept": self.table.unkept} if last else {},
             )  # fmt: skip
 
 
@@ -390,6 +394,15 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return fds
 
 
+def _row_file(fd: int) -> RowFile | None:
+    try:
+        return RowFile(fd)
+    except OSError as error:  # a full disk: serve without
+        os.write(2, f"level=warning event=rows-not-kept cause={error}\n".encode())
+        os.close(fd)
+        return None
+
+
 def main(link: socket.socket) -> int:
     """Serve one endpoint until the supervisor goes; *link* is the socket to it."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -398,14 +411,15 @@ def main(link: socket.socket) -> int:
     # must not keep us from answering.
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
-    data, ancillary, _flags, _unused = link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(8))
+    data, ancillary, _flags, _unused = link.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(12))
     fds = _descriptors(list(ancillary))
     if not data:
         return 0
     config = json.loads(data)
-    if config.get("op") != "config" or len(fds) != 2:
-        raise ValueError("worker: the first message is not a configuration with two descriptors")
-    worker = Worker(link, config, socket.socket(fileno=fds[0]), fds[1])
+    if config.get("op") != "config" or len(fds) not in (2, 3):
+        raise ValueError("worker: the first message is not a configuration with its descriptors")
+    kept = _row_file(fds[2]) if len(fds) == 3 else None
+    worker = Worker(link, config, socket.socket(fileno=fds[0]), fds[1], kept)
     # First: the end of a link with unread mail would swallow what we say below.
     worker.await_policy()
     try:

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row of the connection table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One connection; addresses are 16 bytes, ``since`` is monotonic seconds."""
+
+    outgoing: bool
+    slim: bool
+    why: int
+    src: bytes
+    sport: int
+    dst: bytes
+    dport: int
+    since: float
+    family: int = 0  # the application's, where its socket's own may differ

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection table of one endpoint in a file, so that it outlives its worker.
+
+Connections live on when a worker ends, and nobody but the worker knew of them. Its
+successor finds the rows here: it can judge them, revoke them, list them, and tell the
+names of a descriptor that a process has inherited. The file is memory that is mapped
+(tmpfs, below the runtime directory): a row costs a few stores, and what a killed worker
+has stored is there.
+
+    header   64 bytes: magic, version and size of a record, boot id, zeros
+    records  64 bytes each: cookie, since, why, sport, dport, family, flags, src, dst
+
+A record counts when its flags say "used", which is stored last. Cookies of sockets are
+unique until the machine is rebooted, so that a record can at worst name a socket that is
+gone; rows are checked against the kernel by whoever takes them over.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+
+from . import wire
+from .row import Row
+
+MAGIC, VERSION = b"SLIMROWS", 1
+RECORD = 64
+FIRST = 63
+"""Records of a new file: a page with the header."""
+RECORDS_MAX = (1 << 20) - 1
+"""64 MiB; connections above that are not kept."""
+
+_HEADER = struct.Struct("=8sHH16s36x")
+_RECORD = struct.Struct("=QdHHHBB16s16s8x")
+_FLAGS = 23  # where in a record
+_USED, _OUTGOING, _SLIM = 1, 2, 4
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def _boot_id() -> bytes:
+    with open(_BOOT_ID, encoding="ascii") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
+
+
+class RowFile:
+    """One file; a row has the slot that ``_slots`` says."""
+
+    def __init__(self, fd: int) -> None:
+        """*fd* stays the caller's to keep open. Waits for a predecessor that is on its way
+        out. A file of another format, or of before the last boot, is begun anew. Raises
+        OSError."""
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        self._fd = fd
+        self._slots: dict[int, int] = {}
+        self._free: list[int] = []
+        header = _HEADER.pack(MAGIC, VERSION, RECORD, _boot_id())
+        size = os.fstat(fd).st_size
+        if size < RECORD or os.pread(fd, RECORD, 0) != header:
+            os.ftruncate(fd, 0)
+            size = (FIRST + 1) * RECORD
+            os.posix_fallocate(fd, 0, size)  # a hole of a full tmpfs would be a SIGBUS
+            os.pwrite(fd, header, 0)
+        self._records = size // RECORD - 1
+        self._map = mmap.mmap(fd, (self._records + 1) * RECORD)
+
+    def load(self) -> Iterator[tuple[int, Row]]:
+        """Every row that is kept, with its cookie; once, and first of all."""
+        for slot in range(self._records, 0, -1):
+            cookie, since, why, sport, dport, family, flags, src, dst = _RECORD.unpack_from(
+                self._map, slot * RECORD
+            )
+            if not flags & _USED or cookie in self._slots:
+                self._clear(slot)
+                continue
+            self._slots[cookie] = slot
+            yield (
+                cookie,
+                Row(
+                    bool(flags & _OUTGOING), bool(flags & _SLIM),
+                    why if why in wire.REASONS else wire.R_NONE,
+                    src, sport, dst, dport, since, family,
+                ),
+            )  # fmt: skip
+
+    def put(self, cookie: int, row: Row) -> bool:
+        """Keep *row*, in the place of another one of the same cookie; False if there is no
+        room."""
+        if not self._free and not self._grow():
+            return False
+        slot = self._free.pop()
+        at = slot * RECORD
+        _RECORD.pack_into(
+            self._map, at, cookie, row.since, row.why, row.sport, row.dport, row.family, 0,
+            row.src, row.dst,
+        )  # fmt: skip
+        self._map[at + _FLAGS] = _USED | row.outgoing * _OUTGOING | row.slim * _SLIM
+        old = self._slots.get(cookie)
+        self._slots[cookie] = slot
+        if old is not None:
+            self._clear(old)
+        return True
+
+    def remove(self, cookie: int) -> None:
+        """Keep it no longer."""
+        slot = self._slots.pop(cookie, None)
+        if slot is not None:
+            self._clear(slot)
+
+    def _clear(self, slot: int) -> None:
+        self._map[slot * RECORD + _FLAGS] = 0
+        self._free.append(slot)
+
+    def _grow(self) -> bool:
+        """Twice the records; False if there is no room."""
+        records = min(2 * self._records + 1, RECORDS_MAX)
+        if records <= self._records:
+            return False
+        size = (records + 1) * RECORD
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+            grown = mmap.mmap(self._fd, size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
+                raise
+            return False
+        self._map.close()
+        self._map = grown
+        self._free.extend(range(records, self._records, -1))
+        self._records = records
+        return True
