@@ -7,8 +7,10 @@ SLIM_FUZZ_SEED   repeats a run; the seed is printed, and pytest shows it on fail
 
 from __future__ import annotations
 
+import copy
 import os
 import random
+from typing import Any
 
 
 def runs(base: int) -> int:
@@ -46,3 +48,38 @@ def mutate(rng: random.Random, raw: bytes) -> bytes:
             case _:
                 out[at : at + 4] = rng.randbytes(4)
     return bytes(out)
+
+
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 1 << 70, 1.5, "", "x" * 5000, "\ud800", "0.0.0.0", "::", "::1", "10.44.0.1/99",
+    "999.1.1.1", [], [None], {}, {"": ""}, [[[[[[]]]]]], "node1", [1, 0], "/" * 200, "a\0b",
+)  # fmt: skip
+
+
+def bend(rng, value: Any) -> Any:
+    """One change somewhere inside a JSON value."""
+    spots: list[tuple[Any, Any]] = []
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            spots.extend((node, key) for key in node)
+            for each in list(node.values()):
+                walk(each)
+        elif isinstance(node, list):
+            spots.extend((node, at) for at in range(len(node)))
+            for each in node:
+                walk(each)
+
+    out = copy.deepcopy(value)
+    walk(out)
+    where, key = rng.choice(spots)
+    match rng.randrange(4):
+        case 0:
+            del where[key]
+        case 1 if isinstance(where, dict):
+            where[rng.choice(("extra", "", "vip", "x" * 300))] = rng.choice(ODD)
+        case 2 if isinstance(where, list):
+            where.append(copy.deepcopy(rng.choice(where)))
+        case _:
+            where[key] = rng.choice(ODD)
+    return out

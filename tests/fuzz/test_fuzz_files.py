@@ -5,7 +5,6 @@ the reader's own error, never another exception and never a router that is gone.
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import socket
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from slim_router import config
 from slim_router.admin import Admin
 from slim_router.reader import ConfigError
-from tests.fuzz.fuzzing import generator, mutate, runs
+from tests.fuzz.fuzzing import bend, generator, mutate, runs
 
 ROUTER: dict[str, Any] = {
     "version": 1, "host": "node1", "address": "192.0.2.1", "trunk_port": 6790,
@@ -35,39 +34,6 @@ MAP: dict[str, Any] = {
          "netns": "/run/netns/c2"},
     ],
 }  # fmt: skip
-ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 1 << 70, 1.5, "", "x" * 5000, "\ud800", "0.0.0.0", "::", "::1", "10.44.0.1/99",
-    "999.1.1.1", [], [None], {}, {"": ""}, [[[[[[]]]]]], "node1", [1, 0], "/" * 200, "a\0b",
-)  # fmt: skip
-
-
-def bend(rng, value: Any) -> Any:
-    """One change somewhere inside a JSON value."""
-    spots: list[tuple[Any, Any]] = []
-
-    def walk(node: Any) -> None:
-        if isinstance(node, dict):
-            spots.extend((node, key) for key in node)
-            for each in list(node.values()):
-                walk(each)
-        elif isinstance(node, list):
-            spots.extend((node, at) for at in range(len(node)))
-            for each in node:
-                walk(each)
-
-    out = copy.deepcopy(value)
-    walk(out)
-    where, key = rng.choice(spots)
-    match rng.randrange(4):
-        case 0:
-            del where[key]
-        case 1 if isinstance(where, dict):
-            where[rng.choice(("extra", "", "vip", "x" * 300))] = rng.choice(ODD)
-        case 2 if isinstance(where, list):
-            where.append(copy.deepcopy(rng.choice(where)))
-        case _:
-            where[key] = rng.choice(ODD)
-    return out
 
 
 def test_parsed_values() -> None:

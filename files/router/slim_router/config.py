@@ -39,18 +39,19 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Time limits. The first four are the worker's, the others the trunk's."""
+    """Time limits. The first five are the worker's, the others the trunk's."""
 
     swap_us: int = 5000  # how long a non-blocking connect may wait for its swap
     blocking_swap_us: int = 20000  # the same for a blocking connect
     reply_us: int = 20000  # how long a shim waits for any reply
     lease_s: float = 30  # how long a lease holds
+    filters_s: float = 0  # how long live connections outlive the last proof; 0: for ever
     ping_s: float = 2  # seconds between PINGs on a trunk
     ping_misses: int = 3  # unanswered PINGs that end a trunk
 
     def for_worker(self) -> dict[str, float]:
         """The part that the worker's ``config`` message carries."""
-        names = ("swap_us", "blocking_swap_us", "reply_us", "lease_s")
+        names = ("swap_us", "blocking_swap_us", "reply_us", "lease_s", "filters_s")
         return {name: getattr(self, name) for name in names}
 
 
@@ -277,16 +278,23 @@ def _metrics(reader: Reader) -> tuple[str, int] | None:
 def _bounds(value: object, where: str) -> Bounds:
     default = Bounds()
     reader = Reader(value, where, tuple(Bounds.__dataclass_fields__))
-    return Bounds(
+    made = Bounds(
         swap_us=reader.number("swap_us", 0, SHIM_MAX_US, default.swap_us),
         blocking_swap_us=reader.number(
             "blocking_swap_us", 0, SHIM_MAX_US, default.blocking_swap_us
         ),
         reply_us=reader.number("reply_us", 100, SHIM_MAX_US, default.reply_us),
         lease_s=reader.seconds("lease_s", 0.1, 3600, default.lease_s),
+        filters_s=reader.seconds("filters_s", 0, 86400, default.filters_s),
         ping_s=reader.seconds("ping_s", 0.05, 60, default.ping_s),
         ping_misses=reader.number("ping_misses", 1, 100, default.ping_misses),
     )
+    if made.filters_s and made.filters_s < 2 * made.lease_s:
+        raise reader.fail(
+            "filters_s", f"{made.filters_s:g} is shorter than two leases of {made.lease_s:g} s",
+            "give 0 (live connections stay) or at least twice lease_s",
+        )  # fmt: skip
+    return made
 
 
 def parse_map(value: object, where: str = "map.json", *, flat: bool = False) -> FleetMap:

@@ -45,6 +45,8 @@ class Round:
     policy: Policy
     waiting: set[Endpoint]
     revoked: Rows = field(default_factory=list)
+    missing: list[tuple[Endpoint, dict[str, Any]]] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=list)  # of the endpoints of *revoked*
     number: int = 0  # of revoked connections, those that are not named included
     failed: dict[str, str] = field(default_factory=dict)  # endpoint: cause
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -182,6 +184,7 @@ class Enforcement:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(this.news.wait(), wait_s)
         self.seconds = time.monotonic() - began
+        self._add_other_ends(this)
         incomplete = dict(this.failed)
         for ep in this.waiting:
             incomplete[ep.spec.name] = f"no answer within {wait_s:g} s"
@@ -207,13 +210,34 @@ class Enforcement:
         if this is None or revision != this.policy.revision:
             return
         for row in rows:
-            if len(this.revoked) < ROWS_MAX:
-                this.revoked.append({**row, "endpoint": ep.spec.name, **self._rule(row)})
-        this.number += len(rows)
+            self._add(this, ep, row)
+        for row in message.get("missing", ()):
+            this.missing.append((ep, row))
         if message["last"]:
             if cause:
                 self._sent.pop(ep.key, None)  # the same list again is worth a second try
             this.done(ep, cause)
+
+    def _add(self, this: Round, ep: Endpoint, row: dict[str, Any]) -> None:
+        if len(this.revoked) < ROWS_MAX:
+            this.revoked.append({**row, "endpoint": ep.spec.name, **self._rule(row)})
+            this.tenants.append(ep.spec.tenant)
+        this.number += 1
+
+    def _add_other_ends(self, this: Round) -> None:
+        """A connection within this host has two rows. Whoever revokes first resets the other
+        end, whose worker then finds nothing: that row was revoked as well."""
+        ends: dict[tuple[object, ...], Rows] = {}
+        for row, tenant in zip(this.revoked, this.tenants, strict=True):
+            for sport in (row["sport"], 0):  # an outgoing overlay row may not know its port
+                ends.setdefault((tenant, *_name_of(row, sport)), []).append(row)
+        for ep, row in this.missing:
+            other = "in" if row["direction"] == "out" else "out"
+            same = ends.get((ep.spec.tenant, *_name_of({**row, "direction": other}, row["sport"])))
+            if same:
+                first = same.pop()
+                self.revoked += 1
+                self._add(this, ep, {**row, "sport": first["sport"], **_swapped(first)})
 
     def _rule(self, row: dict[str, Any]) -> dict[str, object]:
         index = row["rule"]
@@ -239,6 +263,18 @@ class Enforcement:
                     rule = new.rules[index].id if index >= 0 else None
                     found.append({**row, "endpoint": ep.spec.name, "rule": rule})
         return found
+
+
+def _name_of(row: dict[str, Any], sport: int) -> tuple[object, ...]:
+    return (row["path"], row["direction"], row["src"], sport, row["dst"], row["dport"])
+
+
+def _swapped(row: dict[str, Any]) -> dict[str, object]:
+    """What the kernel said of the other end, as this end would have had it."""
+    return {
+        "hsrc": row["hdst"], "hsport": row["hdport"], "hdst": row["hsrc"], "hdport": row["hsport"],
+        "bytes_sent": row["bytes_received"], "bytes_received": row["bytes_sent"],
+    }  # fmt: skip
 
 
 def _is_loopback(address: bytes) -> bool:

@@ -14,7 +14,7 @@ container says to itself, and not what reaches it on an address off the overlay.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import wire
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ROWS = 512  # rows that are judged between two looks at the clock
 PIECE = 100  # rows a message, as in worker.DUMP_PIECE
+MISSING_MAX = 2000
+"""Forbidden rows without a live socket that the supervisor is told of."""
 YOUNG_S = 5.0
 """A row of this age may be that of a connect whose first packet is still to be sent: its
 worker said "plain" or "go on" an instant before the list changed."""
@@ -185,8 +187,17 @@ class Gate:
 
     # --- towards the supervisor ------------------------------------------------------
 
-    def _tell(self, revision: int, rows: list[dict[str, object]], cause: str) -> None:
-        """`enforced`: *revision* is in force, *rows* were revoked."""
+    def _tell(
+        self, revision: int, rows: list[dict[str, object]], cause: str,
+        missing: Sequence[dict[str, object]] = (),
+    ) -> None:  # fmt: skip
+        """`enforced`: *revision* is in force, *rows* were revoked. *missing* ones had ended:
+        by themselves, or because the other end was quicker to revoke them."""
+        for start in range(0, len(missing), PIECE):
+            self.worker.tell(
+                op="enforced", revision=revision, last=False, cause="", revoked=[],
+                missing=missing[start : start + PIECE],
+            )  # fmt: skip
         self.tell_rows(rows, cause, op="enforced", revision=revision)
 
     def tell_rows(self, rows: list[dict[str, object]], cause: str, **head: object) -> None:
@@ -310,7 +321,12 @@ class _Enforcement(_Revocation):
         self.revoke()
 
     def _end(self, rows: list[dict[str, object]], cause: str) -> None:
-        self.gate._tell(self.revision, rows, cause)
+        missing = [
+            {**describe(self.worker.name, row, None, self._began), "rule": self._rules[cookie]}
+            for cookie, row in self._rows.items()
+            if cookie not in self._revoked
+        ]
+        self.gate._tell(self.revision, rows, cause, missing[:MISSING_MAX])
         if self._pairs:
             self.gate.sweep_later(self._pairs)
 

@@ -386,6 +386,8 @@ class Inbound:
         self._unlist(key)
         src, sport, dport = key
         self.admitted[(src, dport)] = time.monotonic() + self.worker.bounds["lease_s"] + 1.0
+        if self.worker.filters is not None:
+            self.worker.filters.admitted(src, dport)
         if entry.committed == wire.C_RENEW:
             self.worker.count("admission_renewed")
             entry.sock.close()

@@ -544,6 +544,26 @@ class Outbound:
             del self.offered[cookie]
 
     # --- renewal of admission ----------------------------------------------------
+    def prove(self, peer: bytes, pport: int) -> None:
+        """Renew the admission of a pair with live connections, whether or not it has a lease;
+        not before half of one would be gone."""
+        lease = self.leases.get((peer, pport))
+        if lease is not None:
+            if not lease.renewing and lease.until - time.monotonic() < lease.period / 2:
+                self._renew(lease, peer, pport)
+            return
+        location = self.locations.get(peer)
+        if location is None:
+            self.worker.tell(op="locate", vip=wire.unpack_addr(peer))
+        elif self.worker.gate.forbids_out(peer, pport) or any(
+            attempt.overlay is not None and (attempt.peer, attempt.pport) == (peer, pport)
+            for attempt in self.attempts.values()
+        ):
+            return
+        else:
+            period = self.worker.bounds["lease_s"]
+            self._renew(Lease(location, pport, 0.0, period, self.low), peer, pport)
+
     def _renew(self, lease: Lease, peer: bytes, pport: int) -> None:
         """Prove again, over the overlay, that the site's filters permit the pair."""
         lease.renewing = True

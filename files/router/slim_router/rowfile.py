@@ -50,9 +50,8 @@ class RowFile:
     """One file; a row has the slot that ``_slots`` says."""
 
     def __init__(self, fd: int) -> None:
-        """*fd* stays the caller's to keep open. Waits for a predecessor that is on its way
-        out. A file of another format, or of before the last boot, is begun anew. Raises
-        OSError."""
+        """*fd* is ours from now on. Waits for a predecessor that is on its way out. A file
+        of another format, or of before the last boot, is begun anew. Raises OSError."""
         fcntl.flock(fd, fcntl.LOCK_EX)
         self._fd = fd
         self._slots: dict[int, int] = {}
@@ -66,6 +65,11 @@ class RowFile:
             os.pwrite(fd, header, 0)
         self._records = size // RECORD - 1
         self._map = mmap.mmap(fd, (self._records + 1) * RECORD)
+
+    def close(self) -> None:
+        """Let a successor have it."""
+        self._map.close()  # (which has a descriptor of its own)
+        os.close(self._fd)
 
     def load(self) -> Iterator[tuple[int, Row]]:
         """Every row that is kept, with its cookie; once, and first of all."""

@@ -24,6 +24,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from . import callers, secure, sockdiag, wire
+from .filters import Filters
 from .gate import Gate
 from .inbound import Inbound
 from .listeners import Listeners
@@ -109,6 +110,8 @@ class Worker:
         self.listeners = Listeners(self)
         self.inbound = Inbound(self, data)
         self.outbound = Outbound(self, ports)
+        patience = self.bounds.get("filters_s", 0)
+        self.filters = Filters(self, patience) if patience else None
         self.pending: collections.deque[bytes] = collections.deque()
         link.setblocking(False)
         self.loop.add(link.fileno(), IN, self.on_link)

@@ -66,7 +66,7 @@ def test_the_documented_files_are_read(tmp_path):
     router, fleet = config.load(*_write(tmp_path))
     assert router.data_ports == (20000, 20001)
     assert router.metrics == ("127.0.0.1", 9478)
-    assert router.bounds.for_worker() == ROUTER["bounds"]
+    assert router.bounds.for_worker() == {**ROUTER["bounds"], "filters_s": 0}
     assert fleet.endpoints["default", "10.44.0.1"].netns == "/run/netns/c1"
     assert [spec.name for spec in fleet.of_host("node2")] == ["c2"]
 
@@ -135,6 +135,7 @@ BAD_ROUTER = [
     (_router(bounds={"swap_us": -1}), "swap_us"),
     (_router(bounds={"swap_ms": 2}), "unknown key 'swap_ms'"),
     (_router(bounds={"lease_s": "30"}), "lease_s"),
+    (_router(bounds={"lease_s": 30, "filters_s": 59}), "filters_s"),
     (_router(bounds={"lease_s": float("nan")}), "lease_s"),
     (_router(bounds=[]), "list"),
 ]

@@ -74,9 +74,9 @@ def test_config_carries_what_the_contract_says_and_two_descriptors(trio):
             assert got["overlay"] == ["10.44.0.0/16", "fd44::/64"]
             assert got["secure"] == "none"
             assert set(got["bounds"]) == {
-                "swap_us", "blocking_swap_us", "reply_us", "lease_s",
+                "swap_us", "blocking_swap_us", "reply_us", "lease_s", "filters_s",
             }  # fmt: skip
-            assert got["fds"] == 2
+            assert got["fds"] == 3
             assert got["listening"] == 1
             assert got["data_name"] == [f"::ffff:{address}", port]
             assert got["netns_inode"] == Path(trio.endpoints[0]["netns"]).stat().st_ino

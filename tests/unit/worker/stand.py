@@ -428,8 +428,8 @@ class Peer:
 class Stand:
     """The worker, its thread, and everybody around it."""
 
-    def __init__(self, netns: str, stranger: str) -> None:
-        """*netns* is the endpoint's namespace, *stranger* another one."""
+    def __init__(self, netns: str, stranger: str, **bounds: float) -> None:
+        """*netns* is the endpoint's namespace, *stranger* another one; *bounds* replace some."""
         self.netns, self.stranger = netns, stranger
         self.closing = contextlib.ExitStack()
         self.address = f"127.{50 + os.getpid() % 50}.1.1"
@@ -444,7 +444,7 @@ class Stand:
         config = {
             "op": "config", "name": "a1", "tenant": "default", "vip": VIP, "host": "node1",
             "address": self.address, "data_port": self.data_name[1],
-            "overlay": ["10.44.0.0/16", "fd44::/64"], "bounds": BOUNDS, "secure": "none",
+            "overlay": ["10.44.0.0/16", "fd44::/64"], "bounds": BOUNDS | bounds, "secure": "none",
         }  # fmt: skip
         self._link = theirs
         self._data = data

@@ -41,11 +41,11 @@ def opened(path: Path) -> int:
 
 def kept(path: Path) -> dict[int, Row]:
     """What a successor finds."""
-    fd = opened(path)
+    file = RowFile(opened(path))
     try:
-        return dict(RowFile(fd).load())
+        return dict(file.load())
     finally:
-        os.close(fd)
+        file.close()
 
 
 def test_a_successor_finds_every_row_as_it_was(path):
@@ -54,33 +54,30 @@ def test_a_successor_finds_every_row_as_it_was(path):
         2: row(1002, slim=False, why=R_NOT_LISTENING),
         (1 << 64) - 1: row(1003, outgoing=False, src=THEM, dst=US, family=2),
     }
-    fd = opened(path)
-    file = RowFile(fd)
+    file = RowFile(opened(path))
     assert not dict(file.load())
     for cookie, one in rows.items():
         assert file.put(cookie, one)
     file.put(9, row(9))
     file.remove(9)
     file.remove(10)
-    os.close(fd)
+    file.close()
     assert kept(path) == rows
     assert kept(path) == rows
 
 
 def test_a_row_takes_the_place_of_another_of_its_cookie(path):
-    fd = opened(path)
-    file = RowFile(fd)
+    file = RowFile(opened(path))
     dict(file.load())
     for sport in range(10 * FIRST):
         file.put(7, row(sport))
-    os.close(fd)
+    file.close()
     assert kept(path) == {7: row(10 * FIRST - 1)}
     assert path.stat().st_size == (FIRST + 1) * RECORD
 
 
 def test_it_grows_and_uses_the_room_again(path):
-    fd = opened(path)
-    file = RowFile(fd)
+    file = RowFile(opened(path))
     dict(file.load())
     for cookie in range(1000):
         assert file.put(cookie, row(cookie))
@@ -90,7 +87,7 @@ def test_it_grows_and_uses_the_room_again(path):
     for cookie in range(2000, 2900):
         assert file.put(cookie, row(cookie % 65536))
     assert path.stat().st_size == size
-    os.close(fd)
+    file.close()
     assert set(kept(path)) == {*range(900, 1000), *range(2000, 2900)}
 
 
@@ -98,8 +95,7 @@ def test_random_use_is_what_a_dict_would_have(path):
     for seed in range(20):
         dice = random.Random(seed)
         path.unlink(missing_ok=True)
-        fd = opened(path)
-        file, wanted = RowFile(fd), dict[int, Row]()
+        file, wanted = RowFile(opened(path)), dict[int, Row]()
         dict(file.load())
         for _unused in range(2000):
             cookie = dice.randrange(300)
@@ -110,11 +106,10 @@ def test_random_use_is_what_a_dict_would_have(path):
                 wanted.pop(cookie, None)
                 file.remove(cookie)
             if dice.random() < 0.01:
-                os.close(fd)
-                fd = opened(path)
-                file = RowFile(fd)
+                file.close()
+                file = RowFile(opened(path))
                 assert dict(file.load()) == wanted, f"seed {seed}"
-        os.close(fd)
+        file.close()
 
 
 @pytest.mark.parametrize(
@@ -129,18 +124,16 @@ def test_random_use_is_what_a_dict_would_have(path):
     ids=["empty", "short", "zeros", "version", "boot"],
 )
 def test_a_file_that_is_not_ours_is_begun_anew(path, damage):
-    fd = opened(path)
-    file = RowFile(fd)
+    file = RowFile(opened(path))
     dict(file.load())
     file.put(1, row(1))
-    os.close(fd)
+    file.close()
     path.write_bytes(damage(path.read_bytes()))
     assert kept(path) == {}
-    fd = opened(path)
-    file = RowFile(fd)
+    file = RowFile(opened(path))
     dict(file.load())
     file.put(2, row(2))
-    os.close(fd)
+    file.close()
     assert kept(path) == {2: row(2)}
 
 
@@ -155,8 +148,7 @@ def test_noise_behind_a_good_header_never_fails(path):
 
 
 def test_no_room_is_said_and_costs_nothing_else(path, monkeypatch):
-    fd = opened(path)
-    file = RowFile(fd)
+    file = RowFile(opened(path))
     dict(file.load())
     for cookie in range(FIRST):
         assert file.put(cookie, row(cookie))
@@ -172,7 +164,7 @@ def test_no_room_is_said_and_costs_nothing_else(path, monkeypatch):
     for cookie in range(FIRST + 1, 2 * FIRST + 1):
         assert file.put(cookie, row(1))
     assert not file.put(5000, row(1))
-    os.close(fd)
+    file.close()
     assert len(kept(path)) == 2 * FIRST + 1
 
 
@@ -205,8 +197,7 @@ def test_a_killed_writer_leaves_what_it_had_stored(path):
 
 
 def test_it_waits_for_a_predecessor_that_is_on_its_way_out(path):
-    first = opened(path)
-    RowFile(first)
+    first = RowFile(opened(path))
     taken = threading.Event()
 
     def take() -> None:
@@ -216,14 +207,14 @@ def test_it_waits_for_a_predecessor_that_is_on_its_way_out(path):
     thread = threading.Thread(target=take)
     thread.start()
     assert not taken.wait(0.2)
-    os.close(first)
+    first.close()
     assert taken.wait(10)
     thread.join()
 
 
 def test_a_table_takes_over_what_was_kept(path):
-    fd = opened(path)
-    table = Table(lambda _info: iter(()), kept=RowFile(fd))
+    file = RowFile(opened(path))
+    table = Table(lambda _info: iter(()), kept=file)
     table.add(1, row(1001))
     table.add(2, row(1002))
     table.drop(2)
@@ -232,11 +223,11 @@ def test_a_table_takes_over_what_was_kept(path):
     table.end(1)
     table.begin(4, row(0, slim=False))
     table.end(4)
-    os.close(fd)
-    fd = opened(path)
-    after = Table(lambda _info: iter(()), kept=RowFile(fd))
+    file.close()
+    file = RowFile(opened(path))
+    after = Table(lambda _info: iter(()), kept=file)
     assert after.rows == {1: row(1001), 3: row(0, slim=False, why=R_NO_ROUTER)}
     assert set(after.names) == {(THEM, 80, 1001)}
     after.reap()
-    os.close(fd)
+    file.close()
     assert kept(path) == {}
