@@ -236,8 +236,19 @@ SLIM_EXPORT int listen(int fd, int backlog)
 {
 	struct slim_slot slot;
 
-	if (slim_get(fd, &slot) && slot.state == SLIM_LISTENER)
+	if (slim_get(fd, &slot) && slot.state == SLIM_LISTENER) {
+		int listening = 0;
+		socklen_t len = sizeof(listening);
+
+		/*
+		 * After shutdown(): a worker that has not let go of it yet would take what
+		 * comes for the channel that has ended, and reset it.
+		 */
+		if (sys_getsockopt(slot.hidden, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && !listening &&
+		    !slim_foreign_process())
+			slim_sync(ASK_US);
 		return (int)syscall(SYS_listen, slot.hidden, backlog);
+	}
 	if (syscall(SYS_listen, fd, backlog) < 0) {
 		if (errno == EPERM && slim_used(fd) && slim_get(fd, &slot) && slot.state == SLIM_CONNECTED)
 			errno = EINVAL; /* connected; a tagged socket says it its own way */
