@@ -32,6 +32,12 @@ import pack  # noqa: E402 - found by the path above
 
 #: Instructions of a warm connect with a backend, by those without.
 BAR = 1.10
+COSTS = {
+    "connect_min_us": "connect() where nobody else runs in between",
+    "byte_p50_us": "both ends, until the server's first byte",
+}
+"""What is judged. Not the median of connect(): whether the server's side runs before it
+returns or after is the scheduler's choice, so that it has two values."""
 LIST = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -107,12 +113,17 @@ def cost(kernel: str, module: Path, scratch: Path) -> int:
     said = _boot(kernel, "warm.sh", [], options, files)
     rows = [json.loads(line[5:]) for line in said.splitlines() if line.startswith("warm {")]
     took = {
-        mode: statistics.median(row["connect_p50_us"] for row in rows if row["mode"] == mode)
+        (mode, name): statistics.median(row[name] for row in rows if row["mode"] == mode)
         for mode in ("none", "kmod", "bpf")
+        for name in COSTS
     }
+    failed = 0
     for mode in ("kmod", "bpf"):
-        print(f"cost   warm connect, {mode} by none: {took[mode] / took['none']:.3f}")
-    return int(any(took[mode] > BAR * took["none"] for mode in ("kmod", "bpf")))
+        for name, title in COSTS.items():
+            ratio = took[mode, name] / took["none", name]
+            print(f"cost   warm connect, {title}, {mode} by none: {ratio:.3f}")
+            failed |= ratio > BAR
+    return failed
 
 
 def main(mode: str, kernel: str, *modules: str) -> int:
