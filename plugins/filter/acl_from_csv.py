@@ -54,7 +54,9 @@ _value:
       type: list
       elements: dict
     not_imported:
-      description: The others, each with C(line), C(text), C(reason), and C(opens) as P(slim.overlay.acl_from_iptables#filter) has it.
+      description:
+        - The others, each with C(line), C(text), C(reason), and C(opens).
+        - C(opens) is true where the policy may allow something that the row kept out.
       type: list
       elements: dict
 """
@@ -84,7 +86,7 @@ def acl_from_csv(text, default="deny"):
         line = rows.line_num
         if not any(cell.strip() for cell in cells):
             continue
-        rule = _rule(dict(zip(columns, cells)), line)
+        rule = _rule(dict(zip(columns, cells, strict=False)), line)
         if len(cells) > len(columns):
             reason = f"it has {len(cells)} cells, and there are {len(columns)} columns"
         elif rule["id"] in seen:

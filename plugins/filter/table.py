@@ -53,7 +53,7 @@ def table(rows, columns=None):
     names = list(columns or (rows[0] if rows else ()))
     cells = [[_text(row.get(name)) for name in names] for row in rows]
     head = [str(name).upper() for name in names]
-    widths = [max(map(len, column)) for column in zip(head, *cells)]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     right = [
         bool(rows) and all(isinstance(row.get(name), (int, float)) for row in rows)
         for name in names
@@ -61,7 +61,7 @@ def table(rows, columns=None):
     return [
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, right)
+            for cell, width, number in zip(line, widths, right, strict=True)
         ).rstrip()
         for line in (head, *cells)
     ]

@@ -282,9 +282,7 @@ def text(default, rules):
 
 def read(router):
     """The policy in force."""
-    return router.need(
-        "acl", router.ask("acl"), revision=int, default=str, rules=list, state=str
-    )
+    return router.need("acl", router.ask("acl"), revision=int, default=str, rules=list, state=str)
 
 
 def push(module, router, rules):

@@ -55,7 +55,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 connections:
-  description: The connections; the router returns at most 100,000 before the filters O(src), O(dst), O(dport) and O(direction).
+  description:
+    - The connections.
+    - The router returns at most 100,000 before O(src), O(dst), O(dport) and O(direction) are looked at.
   returned: success
   type: list
   elements: dict

@@ -58,7 +58,9 @@ endpoints:
   type: list
   elements: dict
 peers:
-  description: The other hosts, with C(host), C(address), C(state) of the trunk (V(up), V(dialling), V(idle)), C(rtt_us).
+  description:
+    - The other hosts, with C(host), C(address), C(rtt_us).
+    - C(state) is that of the trunk, V(up), V(dialling) or V(idle).
   returned: success
   type: list
   elements: dict
@@ -93,9 +95,7 @@ from ansible_collections.slim.overlay.plugins.module_utils import _router
 
 def counted(router):
     """Live connections by path."""
-    found = router.need(
-        "connections", router.ask("connections"), connections=list, incomplete=list
-    )
+    found = router.need("connections", router.ask("connections"), connections=list, incomplete=list)
     paths = [row.get("path") for row in found["connections"]]
     return {
         "slim": paths.count("slim"),

@@ -165,7 +165,10 @@ def test_a_merge_replaces_in_place_and_puts_new_rules_where_told(duo, run_module
     async def body():
         async with scene(duo, run_module) as on:
             await on.run("slim_acl", default="deny", rules=[WEB, DENY])
-            new = [{"id": "x", "action": "deny", "sources": ["10.44.3.0/24"]}, {**WEB, "ports": [81]}]
+            new = [
+                {"id": "x", "action": "deny", "sources": ["10.44.3.0/24"]},
+                {**WEB, "ports": [81]},
+            ]
             done = await on.run("slim_acl", purge=False, position="begin", diff=True, rules=new)
             info = await on.run("slim_acl_info")
             assert [r["id"] for r in info["rules"]] == ["x", "web", "no-db"]
@@ -208,8 +211,9 @@ def test_guards_and_bad_lists_change_nothing_and_name_rule_and_field(duo, run_mo
                 ({"expect": 7}, "revision 7, but revision 0 is in force"),
                 ({"wait": 26}, "wait: 26"),
             ):
+                given = {name: v for name, v in {**whole, **words}.items() if v is not None}
                 for check in (True, False):
-                    bad = await on.run("slim_acl", check=check, **{**whole, **words})
+                    bad = await on.run("slim_acl", check=check, **given)
                     assert bad.get("failed"), (words, bad)
                     assert part in bad["msg"]
             assert (await on.run("slim_acl_info"))["revision"] == 0

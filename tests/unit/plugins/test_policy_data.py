@@ -160,7 +160,7 @@ COMMIT
 -A FORWARD -i eth0 -j DROP
 -A FORWARD -j DOCKER-USER
 -A FORWARD -m limit --limit 5/min -j LOG
--A FORWARD -s 10.44.3.0/24 -p tcp -m conntrack --ctstate NEW -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j REJECT --reject-with tcp-reset
+-A FORWARD -s 10.44.3.0/24 -p tcp -m state --state NEW -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j REJECT
 -A FORWARD -s 0.0.0.0/0 -d 10.44.4.4 -j REJECT --reject-with icmp-port-unreachable
 -A FORWARD -s 10.44.0.0/255.0.255.0 -j DROP
 -A FORWARD -p tcp -m tcp --dport 70000 -j DROP
