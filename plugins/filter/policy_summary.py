@@ -45,11 +45,13 @@ _value:
       type: list
       elements: dict
     revoked:
-      description: The connections, each with its C(host).
+      description:
+        - Each connection once, with C(hosts) that cut it, C(src), C(sport), C(dst), C(dport), C(path), C(rule).
+        - Between two hosts, the one that is first cuts it, and the other may find it gone.
       type: list
       elements: dict
     revoked_total:
-      description: Their number, those that no host names included. A connection between two hosts counts on both.
+      description: Their number, those included that a host counts and does not name.
       type: int
     failed:
       description: The hosts that do not have the list everywhere.

@@ -154,6 +154,8 @@ revision:
 revoked:
   description:
     - The connections that were revoked, or in check mode would be; at most 100,000.
+    - Of a connection between two hosts, the one that is first cuts it and names it; the other
+      names it only if it still finds it.
     - A failure for O(max_revoked) returns them in check mode only.
   returned: always, unless nothing could be asked
   type: list

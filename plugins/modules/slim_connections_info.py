@@ -90,13 +90,13 @@ connections:
       description: Its age in seconds.
       type: float
     hsrc:
-      description: Host address of the side that connected, where the path is V(slim).
+      description: Address of this host, where the path is V(slim).
       type: str
     hsport:
       description: Its port.
       type: int
     hdst:
-      description: Host address of the other side.
+      description: Address of the other host.
       type: str
     hdport:
       description: Its port.

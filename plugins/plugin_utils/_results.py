@@ -27,9 +27,31 @@ def problem(answer):
     return ""
 
 
+def _name(row):
+    """What tells a connection from others, the same at both of its ends.
+
+    The ends of a host connection are named from each side; an overlay connection has the
+    virtual names alone.
+    """
+    ours, theirs = (row.get("hsrc"), row.get("hsport")), (row.get("hdst"), row.get("hdport"))
+    virtual = (row.get("src"), row.get("sport"), row.get("dst"), row.get("dport"))
+    return (row.get("tenant"), *virtual, frozenset((ours, theirs)))
+
+
+def connections(answers):
+    """Each connection that was revoked, once, with the hosts that did it. Whichever end was
+    first names it; the other end may find it gone."""
+    found = {}
+    for host, answer in answers.items():
+        for row in (answer or {}).get("revoked", []):
+            kept = {key: row.get(key) for key in ("src", "sport", "dst", "dport", "path", "rule")}
+            found.setdefault(_name(row), {"hosts": [], **kept})["hosts"].append(host)
+    return list(found.values())
+
+
 def policy(answers, check):
     """The results of slim_acl, by host: a row for each, and all connections that were revoked."""
-    hosts, revoked = [], []
+    hosts, unnamed = [], 0
     for host, answer in answers.items():
         answer = answer or {}
         changed = answer.get("changed", False)
@@ -44,11 +66,12 @@ def policy(answers, check):
                 "problem": problem(answer),
             }
         )
-        revoked += [{"host": host, **row} for row in answer.get("revoked", [])]
+        unnamed += answer.get("revoked_total", 0) - len(answer.get("revoked", []))
+    revoked = connections(answers)
     return {
         "hosts": hosts,
         "revoked": revoked,
-        "revoked_total": sum(row["revoked"] for row in hosts),
+        "revoked_total": len(revoked) + unnamed,
         "failed": [row["host"] for row in hosts if row["problem"]],
     }
 

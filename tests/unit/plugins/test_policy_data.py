@@ -269,12 +269,20 @@ def test_a_table_with_other_columns_is_refused(text: str) -> None:
 
 
 def test_the_summary_of_a_push_names_every_host() -> None:
-    row = {"endpoint": "a1", "src": "10.44.0.1"}
+    row = {
+        "endpoint": "a1", "direction": "out", "src": "10.44.0.1", "sport": 40000,
+        "dst": "10.44.0.2", "dport": 80, "path": "slim", "rule": "no", "hsrc": "192.0.2.1",
+        "hsport": 40001, "hdst": "192.0.2.2", "hdport": 20000,
+    }  # fmt: skip
+    peer = {
+        **row, "endpoint": "b1", "direction": "in", "hsrc": "192.0.2.2", "hsport": 20000,
+        "hdst": "192.0.2.1", "hdport": 40001,
+    }  # fmt: skip
     answers = {
         "n1": {
             "changed": True, "revision": 3, "revoked": [row], "revoked_total": 1, "seconds": 0.0123,
         },
-        "n2": {"changed": False, "revision": 3, "revoked": [], "revoked_total": 0, "seconds": 0},
+        "n2": {"changed": False, "revision": 3, "revoked": [peer], "revoked_total": 3, "seconds": 0},
         "n3": {"failed": True, "msg": "no router"},
         "n4": {"unreachable": True, "msg": "no route"},
         "n5": {},
@@ -283,8 +291,13 @@ def test_the_summary_of_a_push_names_every_host() -> None:
     assert [host["state"] for host in got["hosts"]] == [
         "changed", "ok", "FAILED", "UNREACHABLE", "NOT ASKED",
     ]  # fmt: skip
-    assert (got["revoked_total"], got["failed"]) == (1, ["n3", "n4", "n5"])
-    assert got["revoked"] == [{"host": "n1", **row}]
+    assert (got["revoked_total"], got["failed"]) == (3, ["n3", "n4", "n5"]), "two are not named"
+    assert got["revoked"] == [
+        {
+            "hosts": ["n1", "n2"], "src": "10.44.0.1", "sport": 40000, "dst": "10.44.0.2",
+            "dport": 80, "path": "slim", "rule": "no",
+        }
+    ]  # fmt: skip
     assert policy_summary(answers, True)["hosts"][0]["state"] == "would change"
     lines = table(got["hosts"])
     assert lines[0].split() == ["HOST", "STATE", "REVISION", "REVOKED", "MS", "PROBLEM"]
