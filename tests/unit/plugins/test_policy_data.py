@@ -286,10 +286,11 @@ def test_the_summary_of_a_push_names_every_host() -> None:
         "n3": {"failed": True, "msg": "no router"},
         "n4": {"unreachable": True, "msg": "no route"},
         "n5": {},
+        "n6": {"failed": False, "kind": "no-router", "msg": "no router"},
     }  # fmt: skip
     got = policy_summary(answers)
     assert [host["state"] for host in got["hosts"]] == [
-        "changed", "ok", "FAILED", "UNREACHABLE", "NOT ASKED",
+        "changed", "ok", "FAILED", "UNREACHABLE", "NOT ASKED", "no router yet",
     ]  # fmt: skip
     assert (got["revoked_total"], got["failed"]) == (3, ["n3", "n4", "n5"]), "two are not named"
     assert got["revoked"] == [
