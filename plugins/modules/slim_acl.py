@@ -31,7 +31,7 @@ options:
     required: true
     suboptions:
       id:
-        description: Its name, 1 to 64 of the characters C(A-Z a-z 0-9 . _ : -); no two rules share one.
+        description: "Its name, 1 to 64 of the characters C(A-Z a-z 0-9 . _ : -); no two rules share one."
         type: str
         required: true
       action:
