@@ -97,28 +97,12 @@ changed_files:
   elements: str
 """
 
-import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
-
-def text_of(content):
-    """The content as the file has it; the same for the same content."""
-    if isinstance(content, str):
-        return content
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
-
-
-def read(path):
-    """What the file has now; None where there is none."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
+from ansible_collections.slim.overlay.plugins.module_utils import _files
 
 
 def mode_of(path):
@@ -144,19 +128,6 @@ def check(module, texts):
         module.fail_json(
             msg=f"slim_config: the new content is refused, the old one stays in use: {cause}"
         )
-
-
-def put(path, text, mode):
-    """Replace the file, so that a reader sees the old or the new one."""
-    fresh = path.with_name(f".{path.name}.new")
-    if fresh.exists():
-        fresh.unlink()
-    with os.fdopen(os.open(str(fresh), os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.chmod(mode)
-    fresh.replace(path)
 
 
 def main():
@@ -196,15 +167,15 @@ def main():
     texts = {}
     for wanted in module.params["files"]:
         path, mode = Path(wanted["path"]), int(wanted["mode"], 8)
-        texts[path] = text = text_of(wanted["content"])
-        before = read(path)
+        texts[path] = text = _files.text_of(wanted["content"])
+        before = _files.read(path)
         if before is not None and wanted["once"]:
             continue
         if before != text or mode_of(path) != mode:
             changed.append(str(path))
             names = {"before_header": str(path), "after_header": str(path)}
             diff.append(dict(names, before=before or "", after=text))
-            steps.append((put, path, text, mode))
+            steps.append((_files.put, path, text, mode))
     if changed:
         check(module, texts)
     if not module.check_mode:

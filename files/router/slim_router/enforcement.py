@@ -107,6 +107,9 @@ class Enforcement:
             "cause": self.store.cause,
             "seconds": round(self.seconds, 6),
             "revoked": self.revoked,
+            "incomplete": [
+                {"endpoint": name, "cause": cause} for name, cause in self.incomplete.items()
+            ],
         }
 
     # --- to the workers -----------------------------------------------------------
@@ -216,6 +219,8 @@ class Enforcement:
         if message["last"]:
             if cause:
                 self._sent.pop(ep.key, None)  # the same list again is worth a second try
+            elif ep in this.waiting:
+                self.incomplete.pop(ep.spec.name, None)  # nobody waited so long; whole after all
             this.done(ep, cause)
 
     def _add(self, this: Round, ep: Endpoint, row: dict[str, Any]) -> None:

@@ -143,7 +143,7 @@ def parse(value: object, where: str = "policy") -> Policy:
     numbers: dict[str, int] = {}
     parts = 0
     for number, item in enumerate(listed, 1):
-        rule = _rule(item, f"{where}: {_label(number, item)}")
+        rule = parse_rule(item, f"{where}: {label(number, item)}")
         other = numbers.setdefault(rule.id, number)
         if other != number:
             raise ConfigError(
@@ -160,7 +160,7 @@ def parse(value: object, where: str = "policy") -> Policy:
     return Policy(revision, default, tuple(rules))
 
 
-def _label(number: int, item: object) -> str:
+def label(number: int, item: object) -> str:
     """How messages name a rule of which nothing is known to be right."""
     name = item.get("id") if isinstance(item, dict) else None
     if isinstance(name, str) and _ID.fullmatch(name):
@@ -168,7 +168,8 @@ def _label(number: int, item: object) -> str:
     return f"rule {number}"
 
 
-def _rule(item: object, where: str) -> Rule:
+def parse_rule(item: object, where: str) -> Rule:
+    """A checked :class:`Rule` from decoded JSON. Raises ConfigError."""
     reader = Reader(item, where, RULE_KEYS)
     name = reader.get("id")
     if not isinstance(name, str) or not _ID.fullmatch(name):
