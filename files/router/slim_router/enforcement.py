@@ -82,6 +82,7 @@ class Enforcement:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent: dict[Key, tuple[WorkerLink, bytes]] = {}  # to whom, and what in short
         self.incomplete: dict[str, str] = {}  # endpoints that the last list did not reach, and why
+        self._before: tuple[int, list[str]] = (-1, [])  # the list before: revision, rules' ids
         if store.cause:
             log.error(
                 "policy-unreadable", cause=store.cause,
@@ -171,6 +172,7 @@ class Enforcement:
         began = time.monotonic()
         slicer = await asyncio.to_thread(Slicer, new)
         await asyncio.to_thread(self.store.save, new)
+        self._before = (self.policy.revision, [rule.id for rule in self.policy.rules])
         self.policy, self.slicer = new, slicer
         # (A worker that is about to come up is told then, and has no connections.)
         targets = [ep for ep in self.endpoints() if ep.up]
@@ -206,7 +208,7 @@ class Enforcement:
             return
         for row in rows:
             if len(this.revoked) < ROWS_MAX:
-                this.revoked.append({**row, "endpoint": ep.spec.name, **self._rule(row)})
+                this.revoked.append({**row, **ep.names, **self._rule(row)})
         this.number += len(rows)
         if message["last"]:
             if cause:
@@ -217,6 +219,15 @@ class Enforcement:
         index = row["rule"]
         rules = self.policy.rules
         return {"rule": rules[index].id if 0 <= index < len(rules) else None}
+
+    def rule_of(self, index: int, revision: int) -> str | None:
+        """The id of rule *index* of the list in force, or of the one before, from which a
+        worker may still speak. None: the default, or a list longer ago. For any thread."""
+        held = self.policy
+        if revision == held.revision:
+            return held.rules[index].id if 0 <= index < len(held.rules) else None
+        before, ids = self._before
+        return ids[index] if revision == before and 0 <= index < len(ids) else None
 
     # --- foresight --------------------------------------------------------------------
 
@@ -235,7 +246,7 @@ class Enforcement:
                 allowed, index = (out if outgoing else into).decide(peer, row["dport"])
                 if not allowed and peer != vip and not _is_loopback(peer):
                     rule = new.rules[index].id if index >= 0 else None
-                    found.append({**row, "endpoint": ep.spec.name, "rule": rule})
+                    found.append({**row, **ep.names, "rule": rule})
         return found
 
 

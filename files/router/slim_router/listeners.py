@@ -117,6 +117,8 @@ class Listener:
         )  # fmt: skip
         with contextlib.suppress(OSError):  # already reset by its peer
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        if self.worker.flows is not None:
+            self.worker.flows.opened_in(cookie, row, sock)
         if self.queue or not self._send(message, sock):
             self.queue.append((message, sock))
             self._watch()
