@@ -12,6 +12,7 @@ anybody up. The format is docs/flow-log.md's.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
@@ -52,16 +53,18 @@ NOTE_SIZE = 14
 HOST: Key = ("", "")
 """The host's own network namespace, among the endpoints' (Key)."""
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes one each time
+
 EVENTS = {OPEN: "open", FALLBACK: "fallback", REFUSE: "refuse", REVOKE: "revoke"}
 
 
 class Flow(NamedTuple):
-    """An open connection: what its close repeats."""
+    """An open connection: what its close needs."""
 
-    key: Key  # the endpoint
-    said: dict[str, Any]
+    text: str  # what it repeats, as JSON without braces
     since: float  # monotonic
-    dst: bytes | None  # overlay, outgoing: what the socket's peer must be
+    peer: tuple[bytes, int] | None = None  # overlay, outgoing: where its socket must lead
+    gap: dict[str, Any] | None = None  # what text is made of, if the end fills something in
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ class FlowBook:
 
     def __init__(self, host: str, ports: tuple[int, int]) -> None:
         """*ports*: the data ports, one of which every host connection has."""
-        self.host = host
+        self._name = _encode(host)
         self.ports = ports
         self.counters: Counter[str] = Counter()
         """lines, dropped, overruns, unknown: of the thread, to be looked at only."""
@@ -310,11 +313,18 @@ class FlowBook:
                 ruling["why"] = wire.REASONS.get(why, str(why))
             elif kind == REVOKE:
                 ruling["by"] = "order" if more else "policy"
-            self._line(EVENTS[kind], when + offset, said, ruling)
+            text = _inner(said)
+            self._line(EVENTS[kind], when + offset, text, ruling)
             if kind in (OPEN, FALLBACK) and cookie:
                 place = HOST if slim else batch.key
-                peer = wire.pack_addr(dst) if outgoing and not slim else None
-                self._remember((place, cookie), Flow(batch.key, said, when, peer))
+                theirs = outgoing and not slim
+                flow = Flow(
+                    text, when, (wire.pack_addr(dst), dport) if theirs else None,
+                    said if theirs or (slim and not said["hsport"]) else None,
+                )  # fmt: skip
+                if slim and host is not None:
+                    self._widen(host[3])
+                self._remember((place, cookie), flow)
 
     def _remember(self, known: tuple[Key, int], flow: Flow) -> None:
         if known in self._open:
@@ -323,9 +333,6 @@ class FlowBook:
             self.counters["unknown"] += 1
             return
         self._open[known] = flow
-        hdport = flow.said["hdport"]
-        if hdport and known[0] == HOST:
-            self._widen(flow.said["hdport"])
         early = self._unclaimed.pop(known, None)
         if early is not None:
             self._end(known, early[1])
@@ -364,25 +371,23 @@ class FlowBook:
             self._suspect.setdefault(key, now + BLIND_S)
 
     def _end(self, known: tuple[Key, int], end: End) -> None:
-        flow = self._open[known]
-        if flow.dst is not None and (end.dst, end.dport) != (flow.dst, flow.said["dport"]):
+        peer = self._open[known].peer
+        if peer is not None and (end.dst, end.dport) != peer:
             del self._open[known]  # the shim called a stranger's socket its own
             return
         self._close(known, end)
 
     def _close(self, known: tuple[Key, int], end: End | None) -> None:
-        flow = self._open.pop(known)
+        text, since, peer, gap = self._open.pop(known)
         self._missing.discard(known)
-        said = flow.said
-        if end is not None and said["direction"] == "out":
-            if said["path"] == "overlay":
-                said["sport"] = end.sport
-            elif not said["hsport"]:
-                said["hsport"] = end.sport
-        now = time.monotonic()
+        if end is not None and gap is not None and gap["direction"] == "out":
+            text = _inner(gap | {"sport" if peer is not None else "hsport": end.sport})
         self._line(
-            "close", time.time(), said,
-            {"seconds": round(now - flow.since, 3), "figures": end.figures if end else None},
+            "close", time.time(), text,
+            {
+                "seconds": round(time.monotonic() - since, 3),
+                "figures": end.figures if end is not None else None,
+            },
         )  # fmt: skip
 
     def _check(self, key: Key, *, at_once: bool) -> None:
@@ -411,13 +416,16 @@ class FlowBook:
     # --- lines --------------------------------------------------------------------------
 
     def _say(self, event: str, **fields: object) -> None:
-        self._line(event, time.time(), {}, fields)
+        self._line(event, time.time(), "", fields)
 
-    def _line(self, event: str, when: float, said: dict[str, Any], more: dict[str, Any]) -> None:
+    def _line(self, event: str, when: float, text: str, more: dict[str, Any]) -> None:
+        """*text* is of a connection, as JSON without braces."""
         if self._file is None:
             return
-        made = {"v": FORMAT, "time": stamp(when), "event": event, "host": self.host, **said, **more}
-        self._lines.append(json.dumps(made, separators=(",", ":")).encode() + b"\n")
+        head = f'{{"v":{FORMAT},"time":"{stamp(when)}","event":"{event}","host":{self._name}'
+        tail = _inner(more)
+        parts = ",".join(part for part in (head, text, tail) if part)
+        self._lines.append(parts.encode() + b"}\n")
 
     def _write(self) -> None:
         overflowed = self.overflowed
@@ -435,10 +443,7 @@ class FlowBook:
         lost, self._lost = self._lost, Counter()
         lines, self._lines = self._lines, []
         for (where, (tenant, vip)), number in lost.items():
-            self._line(
-                "dropped", time.time(), {},
-                {"n": number, "where": where, "tenant": tenant or None, "vip": vip or None},
-            )  # fmt: skip
+            self._say("dropped", n=number, where=where, tenant=tenant or None, vip=vip or None)
         heads, self._lines = self._lines, []
         written = file.write(heads + lines)
         self.counters["lines"] += written
@@ -461,9 +466,18 @@ class FlowBook:
 
 def stamp(when: float) -> str:
     """Seconds since the epoch as RFC 3339 has it, in UTC, to the microsecond."""
-    micro = round(when * 1e6)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(micro // 1_000_000))
-    return f"{text}.{micro % 1_000_000:06d}Z"
+    second, micro = divmod(round(when * 1e6), 1_000_000)
+    return f"{_second(second)}.{micro:06d}Z"
+
+
+@functools.lru_cache(maxsize=8)
+def _second(when: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when))
+
+
+def _inner(fields: dict[str, Any]) -> str:
+    """An object as JSON, without its braces."""
+    return _encode(fields)[1:-1]
 
 
 def _host_names(host: list[Any] | None) -> dict[str, Any]:

@@ -94,6 +94,23 @@ def test_both_ends_come_with_their_names_and_figures(opened):
     assert 5000 <= other["bytes_received"] <= 5001
 
 
+def test_sockets_of_ipv6_are_reported_with_mapped_names(opened):
+    """The accepting side of host connections are such ones."""
+    ends = opened(None, (29_960, 29_969))
+    with socket.socket(socket.AF_INET6) as listener:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("::ffff:127.0.0.1", 29_960))
+        listener.listen()
+        client = socket.create_connection(("127.0.0.1", 29_960))
+        server, _unused = listener.accept()
+    theirs = cookie(server)
+    client.close()
+    server.close()
+    end = hear(ends, {theirs})[theirs]
+    assert (end.src, end.sport) == (pack_addr("127.0.0.1"), 29_960)
+
+
 def test_an_aborted_socket_is_reported_when_its_owner_lets_go(opened):
     ends = opened()
     client, server = pair()
