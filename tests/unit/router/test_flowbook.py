@@ -38,7 +38,7 @@ class Book(FlowBook):
     def __init__(self, path: Path, **options) -> None:
         super().__init__("node1", PORTS)
         self.path = path
-        self._thread = threading.Thread()  # never started
+        self._thread = threading.Thread(target=self.look)  # never started
         self.use(FlowLog(path, **options))
         self.look()
 
