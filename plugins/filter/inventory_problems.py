@@ -26,6 +26,7 @@ options:
       - The fleet's settings, with the keys C(overlay_networks),
         C(fallback_provider), C(secure_mode), C(service_manager),
         C(host_firewall) and C(socket_paths).
+      - C(tenants) and C(fallback_vni) where tenants have networks of their own.
     type: dict
     required: true
   complete:

@@ -17,6 +17,10 @@ TRUNK_PORT = 6790
 DATA_PORTS = (20000, 20999)
 OVERLAY = ("10.44.0.0/16",)
 PROVIDERS = ("vxlan", "existing")
+DEFAULT_TENANT = "default"
+DEFAULT_VNI = 4242
+# 24 bits, and 0 is none: RFC 7348 section 5.
+VNI_MAX = (1 << 24) - 1
 FIREWALLS = ("managed", "checked", "ignored")
 SERVICE_MANAGERS = ("systemd", "keeper")
 SECURE_MODES = ("none", "bpf", "kmod")
@@ -200,6 +204,96 @@ def _check_ports(name, host, endpoints):
         )
 
 
+def _tenants(settings):
+    """The entries of slim_tenants that are entries at all, by name; the first of a name counts."""
+    found = {}
+    listed = settings.get("tenants") or []
+    for entry in listed if isinstance(listed, (list, tuple)) else []:
+        if isinstance(entry, dict) and entry.get("name"):
+            found.setdefault(str(entry["name"]), entry)
+    return found
+
+
+def _check_tenants(fleet, settings):
+    listed = settings.get("tenants") or []
+    if not isinstance(listed, (list, tuple)):
+        yield problem(
+            "slim_tenants", "it is not a list", "give it as a list of {name, vni}, [] for none"
+        )
+        return
+    if not listed:
+        return
+    if settings["fallback_provider"] != "vxlan":
+        yield problem(
+            "slim_tenants",
+            f"provider {settings['fallback_provider']} has one network for all tenants",
+            "set slim_fallback_provider to vxlan, or slim_tenants to []",
+        )
+    networks = _networks(settings["overlay_networks"] or [])
+    names = set()
+    vnis = {settings.get("fallback_vni", DEFAULT_VNI): DEFAULT_TENANT}
+    for entry in listed:
+        if not isinstance(entry, dict) or not entry.get("name"):
+            yield problem(
+                "slim_tenants",
+                f"it holds {_plain(entry)!r}, which has no name",
+                "give name and vni",
+            )
+            continue
+        name = str(entry["name"])
+        thing = f"tenant {name}"
+        for key in sorted(set(map(str, entry)) - {"name", "vni", "cidr"}):
+            yield problem(thing, f"it has an unknown key {key}", "give name, vni and cidr only")
+        if name == DEFAULT_TENANT:
+            yield problem(
+                thing,
+                "it is there without being listed",
+                "leave it out; slim_fallback_vni is its VNI",
+            )
+        elif name in names:
+            yield problem(thing, "it is listed twice in slim_tenants", "keep one of the two")
+        names.add(name)
+        vni = entry.get("vni")
+        if not isinstance(vni, int) or isinstance(vni, bool) or not 0 < vni <= VNI_MAX:
+            yield problem(
+                thing,
+                f"vni {vni!r} is not a VXLAN network identifier",
+                f"give a number from 1 to {VNI_MAX}",
+            )
+        elif vni in vnis:
+            yield problem(
+                thing, f"vni {vni} is already that of tenant {vnis[vni]}", "choose another"
+            )
+        else:
+            vnis[vni] = name
+        if entry.get("cidr") is not None:
+            yield from _check_cidr(thing, entry["cidr"], networks)
+    for endpoint in fleet["endpoints"]:
+        tenant = endpoint.get("tenant")
+        if "wrong" not in endpoint and tenant not in names and tenant != DEFAULT_TENANT:
+            yield problem(
+                f"endpoint {endpoint.get('name') or '(no name)'}",
+                f"tenant {tenant} is not in slim_tenants",
+                "add it there with a VNI of its own, or correct the name",
+            )
+
+
+def _check_cidr(thing, text, networks):
+    try:
+        network = ipaddress.IPv4Network(str(text))
+    except ValueError as error:
+        yield problem(
+            thing, f"cidr {text} is not an IPv4 network ({error})", "write it as NETWORK/LENGTH"
+        )
+        return
+    if networks and not any(network.subnet_of(other) for other in networks):
+        yield problem(
+            thing,
+            f"cidr {text} lies outside the overlay {', '.join(str(net) for net in networks)}",
+            "choose one inside it or extend slim_overlay_networks",
+        )
+
+
 def _check_hosts(fleet, settings, complete):
     owners = {}
     networks = _networks(settings["overlay_networks"] or [])
@@ -250,8 +344,9 @@ def _check_hosts(fleet, settings, complete):
 
 
 def _check_endpoints(fleet, settings):
-    networks = _networks(settings["overlay_networks"] or [])
+    tenants = _tenants(settings) if settings["fallback_provider"] == "vxlan" else {}
     names = {}
+    local = {}
     vips = {}
     spaces = {}
     for endpoint in fleet["endpoints"]:
@@ -286,8 +381,24 @@ def _check_endpoints(fleet, settings):
                 f"the name is taken by {names[tenant, name]} (this one is on {host})",
                 "rename one of the two",
             )
+        elif (host, name) in local:
+            # slimctl and the logs of a host know its endpoints by their names.
+            yield problem(
+                thing,
+                f"host {host} has another endpoint of this name, of tenant {local[host, name]}",
+                "rename one of the two",
+            )
         names.setdefault((tenant, name), where)
-        yield from _check_vip(thing, where, endpoint, networks, vips, fleet)
+        local.setdefault((host, name), tenant)
+        # Tenants without a network of their own share the default one.
+        own = tenants.get(tenant)
+        networks = _networks(
+            [own["cidr"]]
+            if own is not None and own.get("cidr") is not None
+            else settings["overlay_networks"] or []
+        )
+        held = vips.setdefault(tenant if own is not None else DEFAULT_TENANT, {})
+        yield from _check_vip(thing, where, endpoint, networks, held, fleet)
         yield from _check_netns(thing, where, endpoint, spaces)
 
 
@@ -303,7 +414,6 @@ def _check_vip(thing, where, endpoint, networks, vips, fleet):
         )
         return
     if vip in vips:
-        # One flat fallback carries all tenants, so a vip can be there once only.
         yield problem(
             thing,
             f"vip {vip} is already held by {vips[vip]}",
@@ -359,7 +469,8 @@ def problems(fleet, settings, complete=True):
 
     :param fleet: from L(build).
     :param settings: dict with overlay_networks, fallback_provider, secure_mode,
-        service_manager, host_firewall and socket_paths.
+        service_manager, host_firewall and socket_paths; tenants and fallback_vni
+        where tenants have networks of their own.
     :param complete: facts of the hosts are known; without them a host whose
         address comes from its facts is not reported yet.
     :returns: list of problems, empty where the inventory is good.
@@ -371,7 +482,34 @@ def problems(fleet, settings, complete=True):
             problem("group slim_hosts", "it has no hosts", "put the hosts of the fleet into it")
         )
     found += _check_hosts(fleet, settings, complete)
+    found += _check_tenants(fleet, settings)
     found += _check_endpoints(fleet, settings)
+    return found
+
+
+def segments(fleet, tenants, host):
+    """The tenants' networks that one host is part of: those of the endpoints that it has.
+
+    :param fleet: from L(build), without problems.
+    :param tenants: slim_tenants, without problems.
+    :param host: name of the host.
+    :returns: list of dicts with name, vni, overlay (networks, empty for those of the
+        fleet) and peers (addresses of the other hosts that have endpoints of the tenant).
+    """
+    found = []
+    for name, entry in sorted(_tenants({"tenants": tenants}).items()):
+        where = {
+            endpoint["host"] for endpoint in fleet["endpoints"] if endpoint.get("tenant") == name
+        }
+        if host in where:
+            found.append(
+                {
+                    "name": name,
+                    "vni": int(entry["vni"]),
+                    "overlay": [str(entry["cidr"])] if entry.get("cidr") is not None else [],
+                    "peers": sorted(fleet["hosts"][other]["address"] for other in where - {host}),
+                }
+            )
     return found
 
 

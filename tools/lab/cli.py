@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--kind", default="netns", choices=("netns", "vm"))
     up.add_argument("--hosts", type=int, default=2)
     up.add_argument("--endpoints-per-host", type=int, default=1)
+    up.add_argument("--tenants", type=int, default=1)
     up.add_argument("--rtt-us", type=int, default=0)
     up.add_argument("--secure", default="none", choices=("none", "bpf", "kmod"))
     up.add_argument("--kernel", choices=tuple(layout.KERNELS))
@@ -61,6 +62,8 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise Refused("--no-deploy is for --kind netns; use --bare")
     elif options.kernel or options.append:
         raise Refused("--kernel and --append are for --kind vm: namespaces share this kernel")
+    if options.tenants != 1 and (options.kind == "vm" or options.no_deploy):
+        raise Refused("--tenants is for --kind netns, and with the product: it makes the networks")
     # One second keeps every frame of a full link inside the relay's queue.
     if not 0 <= options.rtt_us <= 1_000_000:
         raise Refused(f"--rtt-us {options.rtt_us}: choose 0 to 1000000 microseconds")
@@ -71,6 +74,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         fresh=options.fresh,
         hosts=options.hosts,
         endpoints_per_host=options.endpoints_per_host,
+        tenants=options.tenants,
         rtt_us=options.rtt_us,
         secure=options.secure,
         deploy=not (options.no_deploy or options.bare),

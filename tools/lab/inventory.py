@@ -61,6 +61,10 @@ def describe(state: State, plan: Plan) -> dict[str, Any]:
             "vars": {
                 **(fleet.variables(plan) if plan.kind == "vm" else _variables(state)),
                 "slim_overlay_networks": [names.OVERLAY_NETWORK],
+                "slim_tenants": [
+                    {"name": names.tenant_name(number), "vni": names.tenant_vni(number)}
+                    for number in range(2, plan.tenants + 1)
+                ],
                 "slim_fallback_provider": "vxlan",
                 # The lab's only wires are inside this machine.
                 "slim_allow_plaintext": True,

@@ -27,6 +27,7 @@ OVERLAY_MTU = 1450
 #: An underlay or overlay octet has to hold the number of the host or endpoint.
 MAX_HOSTS = 50
 MAX_ENDPOINTS = 250
+MAX_TENANTS = 9
 
 #: Directories that every node has for itself, as empty tmpfs mounts.
 PRIVATE_DIRECTORIES = ("/etc/slim", "/var/lib/slim", "/opt/slim")
@@ -73,9 +74,19 @@ def host_address(number: int) -> str:
     return f"{UNDERLAY_PREFIX}.{number}"
 
 
-def endpoint_name(number: int) -> str:
-    """Name of endpoint `number`, counted from 1."""
-    return f"c{number}"
+def tenant_name(number: int) -> str:
+    """Name of tenant `number`, counted from 1: the first is the default one."""
+    return f"t{number}" if number > 1 else "default"
+
+
+def tenant_vni(number: int) -> int:
+    """VXLAN network identifier of tenant `number`."""
+    return VXLAN_VNI + number - 1
+
+
+def endpoint_name(number: int, tenant: int = 1) -> str:
+    """Name of endpoint `number` of a tenant, both counted from 1: c1, t2-c1."""
+    return f"c{number}" if tenant == 1 else f"{tenant_name(tenant)}-c{number}"
 
 
 def vip(number: int) -> str:

@@ -57,6 +57,8 @@ class Plan:
     kind: str = "netns"
     hosts: int = 2
     endpoints_per_host: int = 1
+    #: Tenants that have all endpoints with the same vips, each in a network of its own.
+    tenants: int = 1
     #: Round-trip time added between hosts, in microseconds.
     rtt_us: int = 0
     secure: str = "none"
@@ -76,7 +78,8 @@ class Plan:
     endpoints: list[Endpoint] = field(default_factory=list)
 
     def lay_out(self) -> None:
-        """Fill in nodes and endpoints: the first endpoint of each node, then more in turns.
+        """Fill in nodes and endpoints: the first endpoint of each node, then more in turns;
+        then the same of each further tenant.
 
         Raises Refused when there are too many for the address plan.
         """
@@ -88,17 +91,21 @@ class Plan:
                 f"--endpoints-per-host {self.endpoints_per_host}: choose at least 1, "
                 f"and at most {names.MAX_ENDPOINTS} endpoints in the lab"
             )
+        if not 1 <= self.tenants <= names.MAX_TENANTS:
+            raise Refused(f"--tenants {self.tenants}: choose 1 to {names.MAX_TENANTS}")
         self.nodes = [
             Node(names.node_name(number), names.host_address(number))
             for number in range(1, self.hosts + 1)
         ]
         self.endpoints = [
             Endpoint(
-                name=names.endpoint_name(number),
+                name=names.endpoint_name(number, tenant),
                 node=names.node_name((number - 1) % self.hosts + 1),
                 vip=names.vip(number),
-                netns=f"/run/netns/{names.endpoint_name(number)}",
+                netns=f"/run/netns/{names.endpoint_name(number, tenant)}",
+                tenant=names.tenant_name(tenant),
             )
+            for tenant in range(1, self.tenants + 1)
             for number in range(1, total + 1)
         ]
 

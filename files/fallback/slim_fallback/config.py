@@ -16,6 +16,9 @@ VXLAN_OVERHEAD = 50
 MTU_MIN = 68
 # IFNAMSIZ less the closing zero: netdevice(7).
 NAME_MAX = 15
+# 24 bits: RFC 7348 section 5.
+VNI_MAX = (1 << 24) - 1
+DEFAULT = "default"
 
 
 class ConfigError(ValueError):
@@ -47,6 +50,31 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """One layer-2 network: a bridge, its tunnel device, and whom that leads to."""
+
+    tenant: str
+    vni: int
+    bridge: str
+    device: str
+    overlay: tuple[ipaddress.IPv4Network, ...]
+    # Addresses of the other hosts.
+    peers: tuple[ipaddress.IPv4Address, ...]
+
+    def network_of(self, vip: ipaddress.IPv4Address) -> ipaddress.IPv4Network:
+        """The overlay network that the vip lies in.
+
+        :raises ConfigError: none.
+        """
+        for network in self.overlay:
+            if vip in network:
+                return network
+        raise ConfigError(
+            f"vip {vip} lies outside the overlay; correct slim_endpoints or slim_overlay_networks"
+        )
+
+
+@dataclass(frozen=True)
 class Config:
     """The fallback overlay as it should be on this host."""
 
@@ -65,18 +93,21 @@ class Config:
     device: str
     # Bytes; 0 takes the MTU of the interface that has the address, less the overhead.
     mtu: int
+    # Tenants with a network of their own.
+    tenants: tuple[Segment, ...] = ()
 
-    def network_of(self, vip: ipaddress.IPv4Address) -> ipaddress.IPv4Network:
-        """The overlay network that the vip lies in.
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Every network of this host; that of the tenants without one of their own first."""
+        first = Segment(DEFAULT, self.vni, self.bridge, self.device, self.overlay, self.peers)
+        return (first, *self.tenants)
 
-        :raises ConfigError: none.
-        """
-        for network in self.overlay:
-            if vip in network:
-                return network
-        raise ConfigError(
-            f"vip {vip} lies outside the overlay; correct slim_endpoints or slim_overlay_networks"
-        )
+    def segment_of(self, endpoint: Endpoint) -> Segment:
+        """The network that an endpoint is part of."""
+        for segment in self.tenants:
+            if segment.tenant == endpoint.tenant:
+                return segment
+        return self.segments[0]
 
 
 def _take(content: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
@@ -93,6 +124,42 @@ def _link_name(text: str, key: str) -> str:
             f"choose 1 to {NAME_MAX} letters without slash or space"
         )
     return text
+
+
+def _segment(entry: dict[str, Any], overlay: tuple[ipaddress.IPv4Network, ...]) -> Segment:
+    vni = _take(entry, "vni", int)
+    return Segment(
+        tenant=_take(entry, "name", str),
+        vni=vni,
+        # The number has 8 digits at most: these fit NAME_MAX, and tell a reader of `ip link`.
+        bridge=f"br-sl{vni}",
+        device=f"vx-sl{vni}",
+        overlay=tuple(ipaddress.IPv4Network(item) for item in _take(entry, "overlay", list, []))
+        or overlay,
+        peers=tuple(ipaddress.IPv4Address(item) for item in _take(entry, "peers", list, [])),
+    )
+
+
+def _check_segments(config: Config) -> None:
+    tenants: set[str] = set()
+    names: dict[str | int, str] = {}
+    for segment in config.segments:
+        if not 0 < segment.vni <= VNI_MAX:
+            raise ConfigError(
+                f"tenant {segment.tenant}: vni {segment.vni} is not from 1 to {VNI_MAX}; correct it"
+            )
+        if segment.tenant in tenants:
+            raise ConfigError(f"tenant {segment.tenant} is there twice; run the playbook again")
+        tenants.add(segment.tenant)
+        for what, name in (
+            ("vni", segment.vni), ("interface", segment.bridge), ("interface", segment.device)
+        ):  # fmt: skip
+            if name in names:
+                raise ConfigError(
+                    f"tenant {segment.tenant}: {what} {name} is also that of tenant {names[name]};"
+                    " give each a VNI of its own"
+                )
+            names[name] = segment.tenant
 
 
 def parse(text: str) -> Config:
@@ -126,10 +193,11 @@ def parse(text: str) -> Config:
                     ),
                 )
             )
+        overlay = tuple(ipaddress.IPv4Network(item) for item in _take(content, "overlay", list))
         config = Config(
             provider=provider,
             address=ipaddress.IPv4Address(_take(content, "address", str)),
-            overlay=tuple(ipaddress.IPv4Network(item) for item in _take(content, "overlay", list)),
+            overlay=overlay,
             peers=tuple(ipaddress.IPv4Address(item) for item in _take(content, "peers", list, [])),
             endpoints=tuple(endpoints),
             vni=_take(content, "vni", int, 4242),
@@ -137,6 +205,9 @@ def parse(text: str) -> Config:
             bridge=_link_name(_take(content, "bridge", str, "br-slim"), "bridge"),
             device=_link_name(_take(content, "device", str, "vx-slim"), "device"),
             mtu=_take(content, "mtu", int, 0),
+            tenants=tuple(
+                _segment(entry, overlay) for entry in _take(content, "tenants", list, [])
+            ),
         )
     except ConfigError:
         raise
@@ -144,14 +215,13 @@ def parse(text: str) -> Config:
         raise ConfigError(
             f"the configuration is damaged: {error}; run the playbook again"
         ) from error
-    if not 0 < config.vni < 1 << 24:
-        raise ConfigError(f"vni {config.vni} is not from 1 to 16777215; correct it")
+    _check_segments(config)
     if not 0 < config.port < 65536:
         raise ConfigError(f"port {config.port} is not a UDP port; correct it")
     if config.mtu and config.mtu < MTU_MIN:
         raise ConfigError(f"mtu {config.mtu} is below {MTU_MIN}; leave it out or raise it")
     for endpoint in config.endpoints:
-        config.network_of(endpoint.vip)
+        config.segment_of(endpoint).network_of(endpoint.vip)
     return config
 
 

@@ -16,6 +16,8 @@ class Record:
     path: Path
     bridge: str = ""
     device: str = ""
+    # Bridges and tunnel devices of tenants.
+    others: set[str] = field(default_factory=set)
     # Host's end of a veth pair to the path of the namespace that has the other one.
     veths: dict[str, str] = field(default_factory=dict)
 
@@ -27,6 +29,7 @@ class Record:
             content = json.loads(path.read_text(encoding="utf-8"))
             record.bridge = str(content.get("bridge", ""))
             record.device = str(content.get("device", ""))
+            record.others = {str(name) for name in content.get("others", [])}
             record.veths = {str(key): str(value) for key, value in content["veths"].items()}
         except (OSError, ValueError, KeyError, AttributeError):
             pass
@@ -43,6 +46,7 @@ class Record:
             "version": 1,
             "bridge": self.bridge,
             "device": self.device,
+            "others": sorted(self.others),
             "veths": dict(sorted(self.veths.items())),
         }
         with fresh.open("w", encoding="utf-8") as stream:
@@ -51,6 +55,21 @@ class Record:
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(self.path)
+
+    @property
+    def links(self) -> set[str]:
+        """Names of all bridges and tunnel devices that are ours."""
+        return {self.bridge, self.device, *self.others} - {""}
+
+    def note(self, kind: str, name: str, *, default: bool) -> bool:
+        """A link is about to be ours; whether that is news."""
+        if name in self.links and (not default or getattr(self, kind) == name):
+            return False
+        if default:
+            setattr(self, kind, name)
+        else:
+            self.others.add(name)
+        return True
 
     def forget(self) -> None:
         """Nothing is ours any more."""

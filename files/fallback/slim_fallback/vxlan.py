@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from slim_fallback import links
-from slim_fallback.config import VXLAN_OVERHEAD, Config, Endpoint
+from slim_fallback.config import DEFAULT, VXLAN_OVERHEAD, Config, Endpoint, Segment
 from slim_fallback.record import Record
 
 # The endpoint's end has this name until it is in its namespace, where the
@@ -58,6 +58,8 @@ class Vxlan:
         self.record = record
         self.dry = dry
         self.outcome = Outcome()
+        # Links that are, or would be, taken away: what hangs on them is no obstacle.
+        self.doomed: set[int] = set()
 
     def do(self, text: str, action: Callable[[], Any]) -> None:
         """One step: told, and done unless dry."""
@@ -72,11 +74,16 @@ class Vxlan:
         """
         with links.home() as space:
             mtu = self._mtu(space)
-            bridge = self._bridge(space, mtu)
-            device = self._device(space, bridge, mtu)
-            self._flood_list(space, device)
+            # An endpoint that changes its tenant lets go of the old network first.
+            self._tidy_pairs(space)
+            bridges = {}
+            for segment in self.config.segments:
+                bridge = bridges[segment.tenant] = self._bridge(space, segment, mtu)
+                device = self._device(space, segment, bridge, mtu)
+                self._flood_list(space, segment, device)
             for endpoint in self.config.endpoints:
-                self._endpoint(space, endpoint, bridge, mtu)
+                segment = self.config.segment_of(endpoint)
+                self._endpoint(space, endpoint, segment, bridges[segment.tenant], mtu)
             self._tidy(space)
         return self.outcome
 
@@ -89,7 +96,7 @@ class Vxlan:
                 for link in there.values()
                 if link.alias == links.MARK
                 or link.name in self.record.veths
-                or link.name in (self.record.bridge, self.record.device)
+                or link.name in self.record.links
             ]
             # Ports before their bridge, so that none is left without a master for long.
             for link in sorted(ours, key=lambda link: link.kind == "bridge"):
@@ -119,9 +126,9 @@ class Vxlan:
             "correct slim_host_address or bring the interface up"
         )
 
-    def _own(self, link: links.Link, recorded: str) -> None:
+    def _own(self, link: links.Link, *, recorded: bool) -> None:
         """Refuse to touch a link that somebody else made under our name."""
-        if link.alias != links.MARK and recorded != link.name:
+        if link.alias != links.MARK and not recorded:
             raise FallbackError(
                 f"{link.kind or 'interface'} {link.name} is there already and was not made by "
                 "slim_fallback; remove it or choose another name for ours"
@@ -147,15 +154,18 @@ class Vxlan:
                 f"set {link.name}: up", lambda: space.ipr.link("set", index=link.index, state="up")
             )
 
-    def _bridge(self, space: links.Space, mtu: int) -> int:
+    def _note(self, kind: str, name: str, segment: Segment) -> None:
+        """Write down that the link is ours, before it is made."""
+        if self.record.note(kind, name, default=segment.tenant == DEFAULT):
+            self._save()
+
+    def _bridge(self, space: links.Space, segment: Segment, mtu: int) -> int:
         """Index of the bridge, 0 where it would have to be made."""
-        name = self.config.bridge
+        name = segment.bridge
         link = space.links().get(name)
         if link is not None:
-            self._own(link, self.record.bridge)
-        if link is None or self.record.bridge != name:
-            self.record.bridge = name
-            self._save()
+            self._own(link, recorded=name in self.record.links)
+        self._note("bridge", name, segment)
         if link is None:
             self.do(f"add bridge {name}", lambda: space.ipr.link("add", ifname=name, kind="bridge"))
             link = space.links().get(name)
@@ -164,33 +174,31 @@ class Vxlan:
         self._adjust(space, link, 0, mtu)
         return link.index
 
-    def _device(self, space: links.Space, bridge: int, mtu: int) -> int:
+    def _device(self, space: links.Space, segment: Segment, bridge: int, mtu: int) -> int:
         """Index of the tunnel device, 0 where it would have to be made."""
         config = self.config
-        name = config.device
+        name = segment.device
         link = space.links().get(name)
         if link is not None:
-            self._own(link, self.record.device)
+            self._own(link, recorded=name in self.record.links)
             settings = (
                 link.data.get("IFLA_VXLAN_ID"),
                 link.data.get("IFLA_VXLAN_PORT"),
                 link.data.get("IFLA_VXLAN_LOCAL"),
             )
-            if link.kind != "vxlan" or settings != (config.vni, config.port, str(config.address)):
+            if link.kind != "vxlan" or settings != (segment.vni, config.port, str(config.address)):
                 # These cannot be changed on a device that is there.
                 self.do(f"remove {name}: its settings differ", self._delete(space, link))
                 link = None
-        if link is None or self.record.device != name:
-            self.record.device = name
-            self._save()
+        self._note("device", name, segment)
         if link is None:
             self.do(
-                f"add vxlan {name}: vni {config.vni}, port {config.port}, local {config.address}",
+                f"add vxlan {name}: vni {segment.vni}, port {config.port}, local {config.address}",
                 lambda: space.ipr.link(
                     "add",
                     ifname=name,
                     kind="vxlan",
-                    vxlan_id=config.vni,
+                    vxlan_id=segment.vni,
                     vxlan_port=config.port,
                     vxlan_local=str(config.address),
                     vxlan_learning=True,
@@ -202,15 +210,18 @@ class Vxlan:
         self._adjust(space, link, bridge, mtu)
         return link.index
 
-    def _flood_list(self, space: links.Space, device: int) -> None:
-        wanted = {str(peer) for peer in self.config.peers if peer != self.config.address}
+    def _flood_list(self, space: links.Space, segment: Segment, device: int) -> None:
+        wanted = {str(peer) for peer in segment.peers if peer != self.config.address}
         there = space.flood_list(device) if device else set()
+        of = "" if segment.tenant == DEFAULT else f"{segment.device}: "
         for address in sorted(wanted - there):
-            self.do(f"flood to {address}", partial(space.flood, "append", device, address))
+            self.do(f"{of}flood to {address}", partial(space.flood, "append", device, address))
         for address in sorted(there - wanted):
-            self.do(f"flood no more to {address}", partial(space.flood, "del", device, address))
+            self.do(f"{of}flood no more to {address}", partial(space.flood, "del", device, address))
 
-    def _endpoint(self, space: links.Space, endpoint: Endpoint, bridge: int, mtu: int) -> None:
+    def _endpoint(
+        self, space: links.Space, endpoint: Endpoint, segment: Segment, bridge: int, mtu: int
+    ) -> None:
         try:
             if links.same_space(endpoint.netns):
                 raise FallbackError(
@@ -219,7 +230,7 @@ class Vxlan:
                 )
             with links.inside(endpoint.netns) as there:
                 self._pair(space, there, endpoint, bridge, mtu)
-                self._interface(there, endpoint, mtu)
+                self._interface(there, endpoint, segment, mtu)
         except (FileNotFoundError, NotADirectoryError):
             self._skip(endpoint, f"netns {endpoint.netns} is not there")
         except OSError as error:
@@ -242,12 +253,12 @@ class Vxlan:
         link = space.links().get(name)
         interface = there.links().get(endpoint.interface)
         if link is not None:
-            self._own(link, name if name in self.record.veths else "")
+            self._own(link, recorded=name in self.record.veths)
             if interface is None or interface.peer != link.index:
                 # The other end is in a namespace that had this path before.
                 self.do(f"remove {name}: it ends elsewhere", self._delete(space, link))
                 link = None
-        if link is None and interface is not None:
+        if link is None and interface is not None and interface.peer not in self.doomed:
             raise FallbackError(
                 f"endpoint {endpoint.name}: {endpoint.interface} in {endpoint.netns} is there "
                 "already and was not made by slim_fallback; set attach: false for this endpoint "
@@ -284,9 +295,11 @@ class Vxlan:
             space.ipr.link("del", index=made[endpoint.link].index)
             raise
 
-    def _interface(self, there: links.Space, endpoint: Endpoint, mtu: int) -> None:
+    def _interface(
+        self, there: links.Space, endpoint: Endpoint, segment: Segment, mtu: int
+    ) -> None:
         """Address, MAC, MTU and routes of the endpoint's end."""
-        network = self.config.network_of(endpoint.vip)
+        network = segment.network_of(endpoint.vip)
         mine = (str(endpoint.vip), network.prefixlen)
         text = f"{mine[0]}/{mine[1]}"
         link = there.links().get(endpoint.interface)
@@ -334,27 +347,42 @@ class Vxlan:
                 ),
             )
         routes = there.routes(index)
-        for other in self.config.overlay:
+        for other in segment.overlay:
             if other != network and str(other) not in routes:
                 self.do(
                     f"endpoint {endpoint.name}: route {other}",
                     partial(there.ipr.route, "add", dst=str(other), oif=index, scope=253),
                 )
 
-    def _tidy(self, space: links.Space) -> None:
+    def _tidy_pairs(self, space: links.Space) -> None:
         """Take away the pairs of endpoints that are gone from the configuration."""
         wanted = {endpoint.link for endpoint in self.config.endpoints}
         for link in space.links().values():
             known = link.name in self.record.veths or link.alias == links.MARK
             if link.kind == "veth" and known and link.name not in wanted:
+                self.doomed.add(link.index)
                 self.do(f"remove {link.name}: its endpoint is gone", self._delete(space, link))
-            elif link.alias == links.MARK and (
-                (link.kind == "bridge" and link.name != self.config.bridge)
-                or (link.kind == "vxlan" and link.name != self.config.device)
-            ):
-                self.do(f"remove {link.name}: it has another name now", self._delete(space, link))
         gone = set(self.record.veths) - wanted
         if gone:
             for name in gone:
                 del self.record.veths[name]
+            self._save()
+
+    def _tidy(self, space: links.Space) -> None:
+        """Take away the networks that are gone from the configuration."""
+        segments = self.config.segments
+        bridges = {segment.bridge for segment in segments}
+        devices = {segment.device for segment in segments}
+        for link in space.links().values():
+            if link.alias == links.MARK and (
+                (link.kind == "bridge" and link.name not in bridges)
+                or (link.kind == "vxlan" and link.name not in devices)
+            ):
+                self.do(
+                    f"remove {link.name}: it is not in the configuration any more",
+                    self._delete(space, link),
+                )
+        gone = self.record.others - bridges - devices
+        if gone:
+            self.record.others -= gone
             self._save()

@@ -65,6 +65,15 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowLog:
+    """Where the flow log goes, and its bound: max_bytes x files."""
+
+    path: Path
+    max_bytes: int = 64 << 20  # of one file
+    files: int = 8  # the one that is written to included
+
+
+@dataclass(frozen=True, slots=True)
 class RouterConfig:
     """router.json."""
 
@@ -78,6 +87,7 @@ class RouterConfig:
     tls: Tls
     bounds: Bounds = field(default_factory=Bounds)
     secure_fallback: str = "overlay"
+    flow_log: FlowLog | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +116,9 @@ class EndpointSpec:
 
     @property
     def label(self) -> str:
-        """How messages name the endpoint."""
-        return f"{self.host}/{self.name}"
+        """How messages name the endpoint: HOST/NAME, HOST/TENANT/NAME of other than the default."""
+        tenant = "" if self.tenant == "default" else f"{self.tenant}/"
+        return f"{self.host}/{tenant}{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,7 @@ def decode(text: str, where: str) -> object:
 
 ROUTER_KEYS = (
     "version", "host", "address", "trunk_port", "data_ports", "overlay", "secure",
-    "secure_fallback", "metrics", "tls", "bounds",
+    "secure_fallback", "metrics", "tls", "bounds", "flow_log",
 )  # fmt: skip
 
 
@@ -206,6 +217,7 @@ def parse_router(value: object, where: str = "router.json") -> RouterConfig:
         metrics=_metrics(reader),
         tls=Tls(**files),
         bounds=_bounds(reader.get("bounds", {}), f"{where}: bounds"),
+        flow_log=_flow_log(reader.value.get("flow_log"), f"{where}: flow_log"),
     )
 
 
@@ -273,6 +285,21 @@ def _metrics(reader: Reader) -> tuple[str, int] | None:
             "metrics", f"{value!r} is not ADDRESS:PORT", "correct it, or give null for no metrics"
         ) from None
     return (str(address), int(port))
+
+
+def _flow_log(value: object, where: str) -> FlowLog | None:
+    if value is None:
+        return None
+    default = FlowLog(Path())
+    reader = Reader(value, where, tuple(FlowLog.__dataclass_fields__))
+    path = Path(reader.text("path", limit=4000))
+    if not path.is_absolute():
+        raise reader.fail("path", f"{path} is a relative path", "give an absolute one")
+    return FlowLog(
+        path=path,
+        max_bytes=reader.number("max_bytes", 1 << 16, 1 << 40, default.max_bytes),
+        files=reader.number("files", 1, 1000, default.files),
+    )
 
 
 def _bounds(value: object, where: str) -> Bounds:

@@ -92,6 +92,11 @@ class Endpoint:
         return self.spec.key
 
     @property
+    def names(self) -> dict[str, str]:
+        """What a row of an answer says of whose it is."""
+        return {"endpoint": self.spec.name, "tenant": self.spec.tenant}
+
+    @property
     def up(self) -> bool:
         """Is there a worker that serves?"""
         return self.state == "up"
@@ -192,6 +197,11 @@ class Registry:
         wanted = {spec.key: spec for spec in fleet.of_host(config.host)}
         assigned = self._assign(wanted)
         restart_all = _worker_view(config) != _worker_view(self.config)
+        logs = config.flow_log is not None
+        if logs != (self.config.flow_log is not None):
+            for ep in self.endpoints.values():
+                if ep.child is not None and ep.link is not None:
+                    ep.link.send({"op": "flow_log", "on": logs})
         self.config = config
         gone = [ep for key, ep in self.endpoints.items() if key not in wanted]
         for key, ep in list(self.endpoints.items()):
@@ -488,7 +498,7 @@ class Registry:
                     "vip": ep.spec.vip, "host": config.host, "address": config.address,
                     "data_port": ep.port, "overlay": [str(net) for net in config.overlay],
                     "bounds": config.bounds.for_worker(), "secure": config.secure,
-                    "policy": self.greet is not None,
+                    "policy": self.greet is not None, "flow_log": config.flow_log is not None,
                 },
                 (listener.fileno(), fd, *rows),
             )  # fmt: skip

@@ -46,7 +46,6 @@ class Round:
     waiting: set[Endpoint]
     revoked: Rows = field(default_factory=list)
     missing: list[tuple[Endpoint, dict[str, Any]]] = field(default_factory=list)
-    tenants: list[str] = field(default_factory=list)  # of the endpoints of *revoked*
     number: int = 0  # of revoked connections, those that are not named included
     failed: dict[str, str] = field(default_factory=dict)  # endpoint: cause
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,6 +85,7 @@ class Enforcement:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent: dict[Key, tuple[WorkerLink, bytes]] = {}  # to whom, and what in short
         self.incomplete: dict[str, str] = {}  # endpoints that the last list did not reach, and why
+        self._before: tuple[int, list[str]] = (-1, [])  # the list before: revision, rules' ids
         if store.cause:
             log.error(
                 "policy-unreadable", cause=store.cause,
@@ -178,6 +178,7 @@ class Enforcement:
         began = time.monotonic()
         slicer = await asyncio.to_thread(Slicer, new)
         await asyncio.to_thread(self.store.save, new)
+        self._before = (self.policy.revision, [rule.id for rule in self.policy.rules])
         self.policy, self.slicer = new, slicer
         # (A worker that is about to come up is told then, and finds its predecessor's rows.)
         targets = [ep for ep in self.endpoints() if ep.state in SERVED]
@@ -225,17 +226,16 @@ class Enforcement:
 
     def _add(self, this: Round, ep: Endpoint, row: dict[str, Any]) -> None:
         if len(this.revoked) < ROWS_MAX:
-            this.revoked.append({**row, "endpoint": ep.spec.name, **self._rule(row)})
-            this.tenants.append(ep.spec.tenant)
+            this.revoked.append({**row, **ep.names, **self._rule(row)})
         this.number += 1
 
     def _add_other_ends(self, this: Round) -> None:
         """A connection within this host has two rows. Whoever revokes first resets the other
         end, whose worker then finds nothing: that row was revoked as well."""
         ends: dict[tuple[object, ...], Rows] = {}
-        for row, tenant in zip(this.revoked, this.tenants, strict=True):
+        for row in this.revoked:
             for sport in (row["sport"], 0):  # an outgoing overlay row may not know its port
-                ends.setdefault((tenant, *_name_of(row, sport)), []).append(row)
+                ends.setdefault((row["tenant"], *_name_of(row, sport)), []).append(row)
         for ep, row in this.missing:
             other = "in" if row["direction"] == "out" else "out"
             same = ends.get((ep.spec.tenant, *_name_of({**row, "direction": other}, row["sport"])))
@@ -248,6 +248,15 @@ class Enforcement:
         index = row["rule"]
         rules = self.policy.rules
         return {"rule": rules[index].id if 0 <= index < len(rules) else None}
+
+    def rule_of(self, index: int, revision: int) -> str | None:
+        """The id of rule *index* of the list in force, or of the one before, from which a
+        worker may still speak. None: the default, or a list longer ago. For any thread."""
+        held = self.policy
+        if revision == held.revision:
+            return held.rules[index].id if 0 <= index < len(held.rules) else None
+        before, ids = self._before
+        return ids[index] if revision == before and 0 <= index < len(ids) else None
 
     # --- foresight --------------------------------------------------------------------
 
@@ -266,7 +275,7 @@ class Enforcement:
                 allowed, index = (out if outgoing else into).decide(peer, row["dport"])
                 if not allowed and peer != vip and not _is_loopback(peer):
                     rule = new.rules[index].id if index >= 0 else None
-                    found.append({**row, "endpoint": ep.spec.name, "rule": rule})
+                    found.append({**row, **ep.names, "rule": rule})
         return found
 
 

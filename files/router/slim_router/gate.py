@@ -216,6 +216,8 @@ class Gate:
 class _Revocation:
     """Rows that are to be revoked, and those that were."""
 
+    ordered = False  # by the operator, whatever the list says
+
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.worker = gate.worker
@@ -229,6 +231,8 @@ class _Revocation:
         said = describe(self.worker.name, row, sock, self._began)
         self._revoked[cookie] = {**said, "cookie": cookie, "rule": -1 if rule is None else rule}
         self.worker.count("revoked")
+        if self.worker.flows is not None:
+            self.worker.flows.revoked(cookie, row, sock, ordered=self.ordered)
 
     def revoke(self) -> None:
         """Begin with the revocation; the answer comes when all are dead."""
@@ -262,6 +266,8 @@ class _Revocation:
 
 class _Order(_Revocation):
     """Connections that the operator names."""
+
+    ordered = True
 
     def __init__(self, gate: Gate, number: int, cookies: list[int]) -> None:
         super().__init__(gate)
@@ -364,8 +370,11 @@ class _Sweep:
         else:
             self.gate.sweep_over()
 
-    def _seen(self, _cookie: int, _row: Row | None, _sock: Sock) -> bool:
-        self.gate.worker.count("revoked")
+    def _seen(self, cookie: int, _row: Row | None, sock: Sock) -> bool:
+        worker = self.gate.worker
+        worker.count("revoked")
+        if worker.flows is not None:
+            worker.flows.revoked(cookie, _row_of(worker, sock), sock, ordered=False)
         return True
 
 

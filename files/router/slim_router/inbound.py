@@ -174,6 +174,19 @@ class Inbound:
         self.worker.count(why)
         reset(sock)
 
+    def _forbid(
+        self, sock: socket.socket, src: bytes, sport: int, dport: int, *, slim: bool = True
+    ) -> None:
+        """The policy forbids it."""
+        self._note_refusal(sock, src, sport, dport, slim=slim)
+        self._refuse(sock, "refused_ingress")
+
+    def _note_refusal(
+        self, sock: socket.socket, src: bytes, sport: int, dport: int, *, slim: bool
+    ) -> None:
+        if self.worker.flows is not None:
+            self.worker.flows.refused_in(sock, src, sport, dport, slim=slim)
+
     def hello(self, sock: socket.socket, raw: bytes) -> None:
         """Check a whole hello and act on it."""
         try:
@@ -195,7 +208,7 @@ class Inbound:
             self._refuse(sock, "hello_replayed")
             return
         if self.worker.gate.forbids_in(src, dport):
-            self._refuse(sock, "refused_ingress")
+            self._forbid(sock, src, sport, dport)
             return
         if kind == wire.K_PREPARE:
             self._prepare(sock, pair, nonce, (src, sport, dport))
@@ -403,7 +416,7 @@ class Inbound:
         key = (src, sport, listener.port)
         self.delivered.discard(key)
         if self.worker.gate.forbids_overlay(sock, src, listener.port):
-            self._refuse(sock, "refused_ingress")
+            self._forbid(sock, src, sport, listener.port, slim=False)
             return
         prepared = self.prepared.get(key)
         if prepared is None and not self.worker.may_be_slim(src):
@@ -528,16 +541,18 @@ class Inbound:
         for key, held in list(self.held.items()):
             if self.worker.gate.forbids_overlay(held.sock, key[0], key[2]):
                 self.worker.count("refused_ingress")
+                self._note_refusal(held.sock, *key, slim=False)
                 self._drop_held(key, held)
         for key in [key for key in self.prepared if forbids(key[0], key[2])]:
             self.worker.count("refused_ingress")
+            self._note_refusal(self.prepared[key].sock, *key, slim=True)
             self._end_prepared(key, self.prepared[key])
         for key2, waiting in list(self.parked.items()):
             if forbids(*key2):
                 del self.parked[key2]
                 self.parked_count -= len(waiting)
-                for sock, _unused in waiting:
-                    self._refuse(sock, "refused_ingress")
+                for sock, sport in waiting:
+                    self._forbid(sock, key2[0], sport, key2[1])
         lost: dict[int, list[str]] = {}
         for src, port in [key for key in self.admitted if forbids(*key)]:
             del self.admitted[(src, port)]

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 REQUEST_S = 5.0
 CLIENTS_MAX = 16
+FLOW_LOG = {
+    "lines": "Lines of the flow log.",
+    "dropped": "Lines of the flow log that were lost, wherever.",
+    "overruns": "Times that the kernel reported more ends of sockets than were read.",
+    "unknown_ends": "Connections too many to be remembered: no close is logged.",
+}
 STATES = ("up", "starting", "wait", "absent", "refused")
 
 
@@ -48,6 +54,8 @@ class Snapshot:
     """(mode, its backend is there)."""
     policy: dict[str, Any] = field(default_factory=dict)
     """Enforcement.report()."""
+    flow_log: dict[str, Any] = field(default_factory=dict)
+    """FlowBook.report()."""
 
 
 def available() -> bool:
@@ -90,6 +98,13 @@ def families(shot: Snapshot) -> Iterable[Metric]:
         yield CounterMetricFamily(
             "slim_policy_revoked", "Connections that lists have revoked.", shot.policy["revoked"]
         )
+    if shot.flow_log:
+        for name, what in FLOW_LOG.items():
+            yield CounterMetricFamily(f"slim_flow_log_{name}", what, shot.flow_log[name])
+        yield GaugeMetricFamily(
+            "slim_flow_log_writable", "0 if the flow log is wanted and cannot be written.",
+            float(not shot.flow_log["cause"]),
+        )  # fmt: skip
     by_state = GaugeMetricFamily("slim_endpoints", "Endpoints by state.", labels=["state"])
     for state in STATES:
         count = sum(row[2] == state for row in shot.endpoints)

@@ -114,7 +114,7 @@ class Outbound:
                 return
             del self.leases[(peer, pport)]
         if self.worker.gate.forbids_out(peer, pport):
-            self._refuse(shim, seq)
+            self._refuse(shim, seq, peer, lport if flags & wire.F_BOUND else 0, pport)
             return
         if late:
             self._plain(shim, seq, cookie, peer, pport, wire.R_NOT_READY, now)
@@ -186,7 +186,8 @@ class Outbound:
         host = host or int.from_bytes(sock.getsockopt(1, 57, 8), "little")
         # First: a successor of ours must know of whatever is handed over. (The lease's own
         # objects: thousands of rows need not keep copies.)
-        worker.table.add(host, Row(True, True, 0, worker.vip, sport, location.vip, lease.port, now))
+        row = Row(True, True, 0, worker.vip, sport, location.vip, lease.port, now)
+        worker.table.add(host, row)
         # The application waits for this: what it need not wait for comes after.
         shim.reply(
             wire.MSG.pack(
@@ -197,6 +198,8 @@ class Outbound:
         )  # fmt: skip
         # Two SYNs, three seconds: a dead host costs no more, then the overlay.
         sock.setsockopt(6, TCP_SYNCNT, 1)
+        if worker.flows is not None:
+            worker.flows.opened_out(host, row, sock, (location.address, location.port))
         sock.close()
         worker.counters["connect_warm"] += 1
         if lease.until - now < lease.period / 2 and not lease.renewing:
@@ -244,9 +247,11 @@ class Outbound:
         self._overlay_row(cookie, peer, pport, reason, now)
         shim.reply(wire.message(wire.PLAIN, seq, error=reason))
 
-    def _refuse(self, shim: Shim, seq: int) -> None:
+    def _refuse(self, shim: Shim, seq: int, peer: bytes, lport: int, pport: int) -> None:
         """The policy forbids it. (A shim of before REFUSED takes the overlay all the same.)"""
         self.worker.count("refused_egress")
+        if self.worker.flows is not None:
+            self.worker.flows.refused_out(peer, lport, pport)
         shim.reply(wire.message(wire.REFUSED, seq, error=errno.ECONNREFUSED))
 
     def purge(self, forbids: Callable[[bytes, int], bool]) -> set[tuple[bytes, int]]:
@@ -270,9 +275,10 @@ class Outbound:
         row = self.worker.table.rows.get(cookie)
         if (row is not None and row.slim) or not self.worker.covers(peer):
             return  # the cookie is what the shim says it is
-        self.worker.table.add(
-            cookie, Row(True, False, reason, self.worker.vip, 0, peer, pport, now)
-        )
+        made = Row(True, False, reason, self.worker.vip, 0, peer, pport, now)
+        self.worker.table.add(cookie, made)
+        if self.worker.flows is not None:
+            self.worker.flows.fallback(cookie, made)
 
     # --- cold ------------------------------------------------------------------
     def _locate(self, attempt: Attempt) -> None:
@@ -465,9 +471,10 @@ class Outbound:
             return
         worker.loop.remove(sock.fileno())
         now = time.monotonic()
-        worker.table.add(
-            cookie, Row(True, True, 0, worker.vip, attempt.sport, attempt.peer, attempt.pport, now)
-        )
+        row = Row(True, True, 0, worker.vip, attempt.sport, attempt.peer, attempt.pport, now)
+        worker.table.add(cookie, row)
+        if worker.flows is not None:
+            worker.flows.opened_out(cookie, row, sock, (location.address, location.port))
         shim.reply(
             wire.message(
                 wire.SWAPPED, attempt.swap_seq, local=worker.vip, peer=attempt.peer, lport=attempt.sport,
@@ -535,6 +542,10 @@ class Outbound:
         if row is not None and row.outgoing and row.slim:
             self.leases.pop((row.dst, row.dport), None)
             self.worker.count("connect_warm_failed")
+            if self.worker.flows is not None:  # (which socket of its own it uses, it does not say)
+                self.worker.flows.fallback(
+                    0, row._replace(slim=False, why=wire.R_HOST_FAILED, since=time.monotonic())
+                )
 
     def abandon(self, shim: Shim) -> None:
         """A shim connection is gone, and with it what it was waiting for."""

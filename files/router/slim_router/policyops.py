@@ -171,7 +171,7 @@ class PolicyOps:
             silent = {
                 dump.endpoint.spec.name: "no full answer" for dump in dumped if not dump.complete
             }
-            rows = [{**row, "endpoint": ep.spec.name, "rule": None} for ep, row in found]
+            rows = [{**row, **ep.names, "rule": None} for ep, row in found]
             if request.get("max_revoked") is not None:
                 _guard("revoke", rows, request["max_revoked"])
             dry = bool(request.get("dry_run"))
@@ -220,7 +220,7 @@ class PolicyOps:
         if order is None or order.endpoint is not ep:
             return
         for row in message["revoked"]:
-            order.rows.append({**row, "endpoint": ep.spec.name, "rule": None})
+            order.rows.append({**row, **ep.names, "rule": None})
         if message["last"]:
             order.complete, order.cause = True, str(message["cause"])
             order.news.set()

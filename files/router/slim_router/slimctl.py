@@ -127,6 +127,12 @@ def show_status(result: dict[str, Any]) -> str:
         if held["state"] == "in-force"
         else f"policy     UNREADABLE, everything new is denied: {held['cause']}; push a list"
     )
+    flows = result.get("flow_log") or {}
+    if flows.get("path"):
+        lines.append(
+            f"flow log   {flows['path']}, {flows['lines']} lines, {flows['dropped']} dropped"
+            + (f"; NOT WRITTEN: {flows['cause']}" if flows["cause"] else "")
+        )
     if result["last_reload_error"]:
         lines.append(f"reload     REFUSED: {result['last_reload_error']}")
     if result["trunks"]:
@@ -173,7 +179,7 @@ def show_connections(result: dict[str, Any]) -> str:
     """The table of `connections`: virtual names, then host names."""
     rows = [
         (
-            row.get("endpoint"), row.get("direction"),
+            row.get("endpoint"), row.get("tenant"), row.get("direction"),
             _name(row.get("src"), row.get("sport")), _name(row.get("dst"), row.get("dport")),
             _name(row.get("hsrc"), row.get("hsport")), _name(row.get("hdst"), row.get("hdport")),
             row.get("path"), row.get("why"), row.get("state"),
@@ -184,8 +190,8 @@ def show_connections(result: dict[str, Any]) -> str:
         for row in result["connections"]
     ]  # fmt: skip
     head = (
-        "ENDPOINT", "DIR", "SRC", "DST", "HOST_SRC", "HOST_DST", "PATH", "WHY", "STATE", "AGE",
-        "SENT", "RECEIVED",
+        "ENDPOINT", "TENANT", "DIR", "SRC", "DST", "HOST_SRC", "HOST_DST", "PATH", "WHY", "STATE",
+        "AGE", "SENT", "RECEIVED",
     )  # fmt: skip
     lines = [table(head, rows)]
     if result["incomplete"]:
@@ -244,13 +250,15 @@ def show_revoke(result: dict[str, Any]) -> str:
     if result["revoked"]:
         rows = [
             (
-                row["endpoint"], row["direction"], _name(row["src"], row["sport"]),
+                row["endpoint"], row.get("tenant"), row["direction"],
+                _name(row["src"], row["sport"]),
                 _name(row["dst"], row["dport"]), row["path"], row.get("rule"),
                 duration(float(row.get("age_s") or 0)),
             )
             for row in result["revoked"]
         ]  # fmt: skip
-        lines.append(table(("ENDPOINT", "DIR", "SRC", "DST", "PATH", "RULE", "AGE"), rows))
+        head = ("ENDPOINT", "TENANT", "DIR", "SRC", "DST", "PATH", "RULE", "AGE")
+        lines.append(table(head, rows))
     count = result["revoked_total"]
     word = "would be revoked" if result["dry_run"] else "revoked"
     lines.append(f"{count} connection{'s' * (count != 1)} {word}")

@@ -18,13 +18,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from . import __version__, config, log, notify, trunk
+from . import __version__, config, log, netns, notify, trunk
 from .admin import Admin, AdminError
 from .config import FleetMap, RouterConfig
 from .directory import Directory
 from .dumps import Dumps
 from .endpoints import Endpoint, Registry
 from .enforcement import Enforcement
+from .flowbook import FlowBook
 from .guard import CHECK_S, Guard
 from .link import Message
 from .metrics import MetricsServer, Snapshot
@@ -87,6 +88,7 @@ class Supervisor:
         self.nursery: Nursery
         self.enforcement: Enforcement
         self.policy_ops: PolicyOps
+        self.flows: FlowBook
         self.door: ShimDoor
         self.admin: Admin
 
@@ -111,6 +113,10 @@ class Supervisor:
             )
             self._undo.append(nursery.stop)
             await nursery.start()
+            # (stopped after the workers: their last notes are still to come)
+            self.flows = FlowBook(self.config.host, self.config.data_ports)
+            self._undo.append(lambda: asyncio.to_thread(self.flows.stop))
+            self.flows.use(self.config.flow_log)
             ports = PortTable(self.paths.ports, self.config.data_ports)
             self.directory = Directory(self.config, self.fleet, self.counters)
             self.trunks = Trunks(self.config, self.fleet, self.directory, self.counters)
@@ -275,6 +281,11 @@ class Supervisor:
             raise
         self.directory.apply(new, fleet)
         self.trunks.apply(new, fleet, contexts)
+        began = not self.flows.on
+        self.flows.use(new.flow_log)
+        if began:
+            for ep in self.registry.endpoints.values():
+                self._watch_ends(ep)
         self.config, self.fleet = new, fleet
         after = set(self.registry.endpoints)
         log.info(
@@ -302,6 +313,8 @@ class Supervisor:
             self.enforcement.on_enforced(endpoint, message)
         elif op == "revoked":
             self.policy_ops.on_revoked(endpoint, message)
+        elif op == "flows":
+            self.flows.take(endpoint.key, endpoint.spec.name, message, self.enforcement.rule_of)
         elif op == "untagged":
             log.error(
                 "socket-not-tagged", endpoint=endpoint.spec.label, cause=message["cause"],
@@ -329,7 +342,20 @@ class Supervisor:
             self.dumps.on_gone(endpoint)
             self.enforcement.on_gone(endpoint)
             self.policy_ops.on_gone(endpoint)
+        self._watch_ends(endpoint)
         self.directory.on_endpoint_changed(endpoint)
+
+    def _watch_ends(self, ep: Endpoint) -> None:
+        """Flow log: hear of the ends of the endpoint's sockets as long as its namespace is there,
+        whether or not a worker is."""
+        path = ep.spec.netns or ""
+        if ep.up and self.flows.on:
+            with contextlib.suppress(OSError):  # gone again; its task sees that, too
+                self.flows.watch(ep.key, netns.open_path(path)[0])
+        elif not ep.up and not self.stopping.is_set():
+            gone = netns.identify(path) != ep.identity
+            if gone or ep.removed:
+                self.flows.unwatch(ep.key, gone=gone)
 
     def _worker_exited(self, pid: int, status: int) -> None:
         self.registry.worker_exited(pid, status)
@@ -371,6 +397,7 @@ class Supervisor:
             "zygote": {"pid": self.nursery.pid, "starts": self.nursery.starts},
             "endpoints": dict(Counter(ep.state for ep in endpoints)),
             "policy": self.enforcement.report(),
+            "flow_log": self.flows.report(),
             "trunks": self.trunks.report(),
             "events": dict(sorted(self.counters.items())),
         }
@@ -414,7 +441,7 @@ class Supervisor:
                 if len(rows) >= max(0, min(limit, CONNECTIONS_MAX)):
                     truncated = True
                     break
-                rows.append({**row, "endpoint": dump.endpoint.spec.name})
+                rows.append({**row, **dump.endpoint.names})
         return {"connections": rows, "incomplete": incomplete, "truncated": truncated}
 
     async def _op_metrics(self, _unused: dict[str, Any]) -> object:
@@ -464,4 +491,5 @@ class Supervisor:
             workers=self._worker_counters,
             secure=(self.guard.mode, not self.guard.cause and self.guard.mode != "none"),
             policy=self.enforcement.report(),
+            flow_log=self.flows.report(),
         )

@@ -25,6 +25,7 @@ from typing import Any
 
 from . import callers, secure, sockdiag, wire
 from .filters import Filters
+from .flows import Flows
 from .gate import Gate
 from .inbound import Inbound
 from .listeners import Listeners
@@ -113,6 +114,9 @@ class Worker:
         patience = self.bounds.get("filters_s", 0)
         self.filters = Filters(self, patience) if patience else None
         self.pending: collections.deque[bytes] = collections.deque()
+        # Notes for the flow log; None where there is none, which is all that costs then.
+        self.flows = Flows(self) if config.get("flow_log") else None
+        self.data_name: tuple[str, int] = data.getsockname()[:2]
         link.setblocking(False)
         self.loop.add(link.fileno(), IN, self.on_link)
         self.loop.after(PERIOD, self._look)
@@ -362,7 +366,12 @@ class Worker:
             self.gate.on_piece(message)
         elif op == "revoke":
             self.gate.revoke(int(message["id"]), message["cookies"])
+        elif op == "flow_log":
+            if bool(message["on"]) != (self.flows is not None):
+                self.flows = Flows(self) if message["on"] else None
         elif op == "stop":
+            if self.flows is not None:
+                self.flows.finish()
             self.loop.running = False
 
     def on_query(self, message: dict[str, Any], patience: int) -> None:

@@ -187,13 +187,14 @@ def over_fallback(source: dict[str, Any], request: dict[str, Any]) -> str:
     return lines[-1] if lines else f"status {done.returncode}"
 
 
-def path_of(admin: str, vip: str, sport: int, deadline: float) -> tuple[str, str]:
+def path_of(admin: str, source: dict[str, Any], sport: int, deadline: float) -> tuple[str, str]:
     """(path, why) of one of our connections in the router's table."""
+    wanted = {"endpoint": source["name"], "src": source["vip"], "sport": sport}
     cause = "it is not in the router's table"
     while True:
         try:
             for row in ask(admin, "connections")["connections"]:
-                if (row.get("src"), row.get("sport")) == (vip, sport):
+                if all(row.get(key) == value for key, value in wanted.items()):
                     return str(row.get("path")), str(row.get("why") or "")
         except (OSError, ValueError) as error:
             cause = str(error)
@@ -232,7 +233,7 @@ def over_slim(source: dict[str, Any], request: dict[str, Any]) -> str:
         if not line:
             return last_words(child)
         # The table is asked while the connection lives.
-        path, why = path_of(request["admin"], source["vip"], int(line), time.monotonic() + 2)
+        path, why = path_of(request["admin"], source, int(line), time.monotonic() + 2)
         enough = path == "slim" or attempt == ATTEMPTS
         through = ""
         if path == "slim" and request["attempts"]:
@@ -265,7 +266,11 @@ def trunk_state(request: dict[str, Any]) -> str:
 def connect(request: dict[str, Any]) -> dict[str, Any]:
     """Connect from an endpoint of this host to the one that the peer serves."""
     peer = request["peer"]
-    here = [endpoint for endpoint in usable(request["endpoints"]) if endpoint["vip"] != peer["vip"]]
+    here = [
+        endpoint
+        for endpoint in usable(request["endpoints"])
+        if endpoint["tenant"] == peer["tenant"] and endpoint["vip"] != peer["vip"]
+    ]
     if not here:
         return {"tried": None, "problems": []}
     source = here[-1]

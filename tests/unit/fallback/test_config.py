@@ -48,7 +48,65 @@ def test_an_endpoint_keeps_its_names_from_boot_to_boot() -> None:
 
 def test_the_network_of_a_vip() -> None:
     config = parse(json.dumps(GOOD))
-    assert config.network_of(ipaddress.IPv4Address("10.44.9.9")).prefixlen == 16
+    assert config.segments[0].network_of(ipaddress.IPv4Address("10.44.9.9")).prefixlen == 16
+
+
+BLUE = {"name": "blue", "vni": 16777215, "peers": ["192.0.2.3"], "overlay": ["10.44.8.0/24"]}
+
+
+def test_tenants_have_networks_of_their_own() -> None:
+    good = json.loads(json.dumps(GOOD))
+    good["endpoints"][0] |= {"tenant": "blue", "vip": "10.44.8.1"}
+    good["tenants"] = [BLUE, {"name": "red", "vni": 7, "peers": []}]
+    config = parse(json.dumps(good))
+    default, blue, red = config.segments
+    assert (default.tenant, default.vni, default.bridge) == ("default", 4242, "br-slim")
+    assert config.segment_of(config.endpoints[0]) is blue
+    assert (blue.bridge, blue.device) == ("br-sl16777215", "vx-sl16777215")
+    assert len(blue.bridge) <= 15
+    assert [str(network) for network in blue.overlay] == ["10.44.8.0/24"]
+    assert [str(peer) for peer in blue.peers] == ["192.0.2.3"]
+    assert red.overlay == default.overlay
+
+
+def test_a_tenant_without_a_network_is_part_of_the_default_one() -> None:
+    good = json.loads(json.dumps(GOOD))
+    good["endpoints"][0]["tenant"] = "green"
+    config = parse(json.dumps(good))
+    assert config.segment_of(config.endpoints[0]).tenant == "default"
+
+
+@pytest.mark.parametrize(
+    ("tenants", "word"),
+    [
+        ([{"name": "blue"}], "vni"),
+        ([{"name": "blue", "vni": 0}], "vni 0"),
+        ([{"name": "blue", "vni": 1 << 24}], "vni 16777216"),
+        ([{"name": "blue", "vni": "7"}], "vni"),
+        ([{"vni": 7}], "name"),
+        ([{"name": "blue", "vni": 4242}], "vni 4242 is also that of tenant default"),
+        ([{"name": "default", "vni": 7}], "tenant default is there twice"),
+        ([{"name": "blue", "vni": 7}, {"name": "red", "vni": 7}], "also that of tenant blue"),
+        ([{"name": "blue", "vni": 7}, {"name": "blue", "vni": 8}], "blue is there twice"),
+        ([{"name": "blue", "vni": 7, "peers": ["x"]}], "damaged"),
+        ({"name": "blue"}, "tenants"),
+        (["blue"], "damaged"),
+    ],
+)
+def test_tenants_that_are_refused(tenants: object, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        parse(json.dumps(GOOD | {"tenants": tenants}))
+
+
+def test_a_vip_outside_its_tenants_network_is_refused() -> None:
+    entry = GOOD["endpoints"][0] | {"tenant": "blue"}  # type: ignore[index] # a list
+    with pytest.raises(ConfigError, match=r"10\.44\.0\.1 lies outside"):
+        parse(json.dumps(GOOD | {"tenants": [BLUE], "endpoints": [entry]}))
+
+
+def test_no_name_of_ours_can_be_a_tenants() -> None:
+    with pytest.raises(ConfigError, match="interface br-sl7"):
+        parse(json.dumps(GOOD | {"bridge": "br-sl7", "tenants": [{"name": "blue", "vni": 7}]}))
 
 
 @pytest.mark.parametrize(

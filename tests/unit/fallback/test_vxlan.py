@@ -277,3 +277,117 @@ def test_a_namespace_that_appears_meanwhile_is_attached(hosts: list[Host]) -> No
     finally:
         subprocess.run(["ip", "netns", "del", late], check=False, capture_output=True)
         path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def tenants(hosts: list[Host]) -> Iterator[list[Host]]:
+    """Both hosts with a second endpoint each, of tenant blue, which has the first one's vip."""
+    more = [f"{host.name}2" for host in hosts]
+    try:
+        for host, name, other in zip(hosts, more, reversed(hosts), strict=True):
+            ip("netns", "add", name)
+            own = host.config["endpoints"][0]
+            host.config["endpoints"].append(
+                own | {"name": name, "netns": f"/run/netns/{name}", "tenant": "blue"}
+            )
+            host.config["tenants"] = [
+                {"name": "blue", "vni": 77, "peers": [other.config["address"]]}
+            ]
+        yield hosts
+    finally:
+        for name in more:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+ANSWER = """
+import socket, sys
+s = socket.create_server((sys.argv[1], 9))
+s.settimeout(20)
+print('up', flush=True)
+while True:
+    c, _ = s.accept()
+    c.sendall(sys.argv[2].encode())
+    c.close()
+"""
+QUESTION = """
+import socket, sys
+print(socket.create_connection((sys.argv[1], 9), 10).recv(99).decode())
+"""
+
+
+def test_tenants_share_a_vip_and_never_meet(tenants: list[Host]) -> None:
+    one, two = tenants
+    for host in tenants:
+        host.helper("apply")
+        assert host.helper("apply") == {"changed": False, "changes": [], "skipped": []}
+        assert {"br-slim", "vx-slim", "br-sl77", "vx-sl77"} <= host.links()
+    vip = two.config["endpoints"][0]["vip"]
+    servers = []
+    space = ["ip", "netns", "exec"]
+    try:
+        for number in ("1", "2"):
+            server = subprocess.Popen(
+                [*space, f"{two.name}{number}", sys.executable, "-c", ANSWER, vip, number],
+                stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            servers.append(server)
+            assert server.stdout is not None
+            assert server.stdout.readline() == "up\n"
+        for number in ("1", "2", "2", "1"):
+            done = subprocess.run(
+                [*space, f"{one.name}{number}", sys.executable, "-c", QUESTION, vip],
+                check=True, capture_output=True, text=True, timeout=30,
+            )  # fmt: skip
+            assert done.stdout == f"{number}\n"
+    finally:
+        for server in servers:
+            server.kill()
+            server.communicate()
+
+
+def test_a_tenants_network_goes_when_it_is_not_wanted_and_at_the_end(tenants: list[Host]) -> None:
+    host = tenants[0]
+    before = host.links()
+    host.helper("apply")
+    record = json.loads(host.record.read_text())
+    assert record["others"] == ["br-sl77", "vx-sl77"]
+    tenants_wanted, endpoints = host.config["tenants"], list(host.config["endpoints"])
+    host.config["tenants"], host.config["endpoints"] = [], endpoints[:1]
+    assert len(host.helper("check")["changes"]) == 3
+    assert len(host.helper("apply")["changes"]) == 3
+    assert not {"br-sl77", "vx-sl77"} & host.links()
+    assert {"br-slim", "vx-slim"} <= host.links()
+    assert json.loads(host.record.read_text())["others"] == []
+    host.config["tenants"], host.config["endpoints"] = tenants_wanted, endpoints
+    host.helper("apply")
+    host.helper("remove")
+    assert host.links() == before
+
+
+def test_an_endpoint_moves_to_another_tenant(tenants: list[Host]) -> None:
+    host = tenants[0]
+    host.helper("apply")
+    host.config["endpoints"] = [
+        entry | {"tenant": "blue" if entry.get("tenant") != "blue" else "default"}
+        for entry in host.config["endpoints"]
+    ]
+    assert host.helper("check")["changed"]
+    host.helper("apply")
+    assert not host.helper("apply")["changed"]
+    masters = {
+        link["ifname"]: link.get("master")
+        for link in json.loads(ip("-n", host.name, "-j", "link"))
+        if link["ifname"].startswith("slv")
+    }
+    assert sorted(masters.values()) == ["br-sl77", "br-slim"]
+
+
+def test_another_vni_makes_another_network(tenants: list[Host]) -> None:
+    host = tenants[0]
+    host.helper("apply")
+    host.config["tenants"][0]["vni"] = 78
+    host.helper("apply")
+    assert {"br-sl78", "vx-sl78"} <= host.links()
+    assert not {"br-sl77", "vx-sl77"} & host.links()
+    assert not host.helper("apply")["changed"]
+    assert "id 78" in ip("-n", host.name, "-d", "link", "show", "vx-sl78")

@@ -34,8 +34,24 @@ def test_first_endpoints_follow_the_nodes_then_in_turns() -> None:
     assert made.endpoint("c6").netns == "/run/netns/c6"
 
 
-@pytest.mark.parametrize("options", [{"hosts": 0}, {"hosts": 51}, {"endpoints_per_host": 0},
-                                     {"hosts": 50, "endpoints_per_host": 6}])  # fmt: skip
+def test_further_tenants_have_the_same_vips_under_other_names() -> None:
+    made = plan(hosts=2, endpoints_per_host=1, tenants=3)
+    assert [(end.name, end.node, end.vip, end.tenant) for end in made.endpoints] == [
+        ("c1", "node1", "10.44.0.1", "default"), ("c2", "node2", "10.44.0.2", "default"),
+        ("t2-c1", "node1", "10.44.0.1", "t2"), ("t2-c2", "node2", "10.44.0.2", "t2"),
+        ("t3-c1", "node1", "10.44.0.1", "t3"), ("t3-c2", "node2", "10.44.0.2", "t3"),
+    ]  # fmt: skip
+    fleet = inventory.describe(State("x"), made)["slim_hosts"]["vars"]
+    assert fleet["slim_tenants"] == [{"name": "t2", "vni": 4243}, {"name": "t3", "vni": 4244}]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hosts": 0}, {"hosts": 51}, {"endpoints_per_host": 0}, {"tenants": 0}, {"tenants": 10},
+        {"hosts": 50, "endpoints_per_host": 6},
+    ],
+)  # fmt: skip
 def test_plans_that_do_not_fit_are_refused(options: dict) -> None:
     with pytest.raises(Refused) as refusal:
         plan(**options)

@@ -198,3 +198,117 @@ def test_a_map_keeps_its_revision_until_its_content_changes() -> None:
     other = _fleet.build(variables, ["node1", "node2"])
     assert _fleet.fleet_map(other, here, [{"revision": 9}, {}])["revision"] == 10
     assert _fleet.fleet_map(other, {}, [])["revision"] == 1
+
+
+# --- tenants --------------------------------------------------------------------------
+
+BLUE = {"name": "blue", "vni": 5001}
+RED = {"name": "red", "vni": 5002, "cidr": "10.44.8.0/24"}
+
+
+def tenants(**more: Any) -> dict[str, Any]:
+    """node1/web and node2/db of the default tenant; both vips again of tenant blue."""
+    variables = hostvars()
+    variables["node1"]["slim_endpoints"].append(endpoint("b-web", "10.44.0.1", tenant="blue"))
+    variables["node2"]["slim_endpoints"].append(
+        endpoint("b-db", "10.44.0.2", tenant="blue", **more)
+    )
+    return variables
+
+
+def test_tenants_with_networks_of_their_own_may_use_the_same_vips() -> None:
+    assert problems(tenants(), tenants=[BLUE]) == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"tenants": []}])
+def test_without_networks_of_their_own_a_vip_is_there_once(settings: dict[str, Any]) -> None:
+    found = problems(tenants(), **settings)
+    assert sum("already held by" in line for line in found) == 2, found
+
+
+def test_within_a_tenant_a_vip_is_there_once() -> None:
+    variables = tenants()
+    variables["node1"]["slim_endpoints"].append(endpoint("twice", "10.44.0.2", tenant="blue"))
+    found = problems(variables, tenants=[BLUE])
+    assert len(found) == 1
+    assert "vip 10.44.0.2 is already held by node1/twice" in found[0]
+
+
+def test_a_flat_provider_has_no_tenants() -> None:
+    found = problems(tenants(), tenants=[BLUE], fallback_provider="existing")
+    assert any("slim_tenants: provider existing has one network" in line for line in found)
+    assert sum("already held by" in line for line in found) == 2
+
+
+def test_a_tenant_that_is_not_listed_is_no_part_of_anybodys_network() -> None:
+    variables = tenants()
+    variables["node1"]["slim_endpoints"].append(endpoint("g", "10.44.0.9", tenant="bleu"))
+    (line,) = problems(variables, tenants=[BLUE])
+    assert "endpoint g: tenant bleu is not in slim_tenants" in line
+
+
+def test_a_host_has_each_name_once() -> None:
+    variables = tenants()
+    variables["node1"]["slim_endpoints"].append(endpoint("web", "10.44.0.9", tenant="blue",
+                                                         netns="/run/netns/x"))  # fmt: skip
+    (line,) = problems(variables, tenants=[BLUE])
+    assert "host node1 has another endpoint of this name, of tenant default" in line
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("blue", "not a list"),
+        (["blue"], "has no name"),
+        ([{"vni": 1}], "has no name"),
+        ([{"name": "blue"}], "vni None"),
+        ([{"name": "blue", "vni": 0}], "vni 0 is not"),
+        ([{"name": "blue", "vni": 16777216}], "vni 16777216 is not"),
+        ([{"name": "blue", "vni": True}], "vni True is not"),
+        ([{"name": "blue", "vni": "7"}], "vni '7' is not"),
+        ([BLUE, BLUE], "listed twice"),
+        ([BLUE, {"name": "red", "vni": 5001}], "vni 5001 is already that of tenant blue"),
+        ([{"name": "blue", "vni": 4242}], "vni 4242 is already that of tenant default"),
+        ([BLUE, {"name": "default", "vni": 9}], "without being listed"),
+        ([{**BLUE, "vlan": 3}], "unknown key vlan"),
+        ([{**BLUE, "cidr": "10.44.0.1/24"}], "not an IPv4 network"),
+        ([{**BLUE, "cidr": "10.45.0.0/24"}], "outside the overlay"),
+    ],
+)
+def test_tenants_that_are_refused(listed: Any, words: str) -> None:
+    found = problems(tenants(), tenants=listed)
+    assert any(words in line for line in found), found
+    for line in found:
+        assert line.index(":") < line.index(";")
+
+
+def test_the_largest_vni_is_one() -> None:
+    assert problems(tenants(), tenants=[{"name": "blue", "vni": 16777215}]) == []
+
+
+def test_vips_lie_inside_their_tenants_network() -> None:
+    variables = hostvars()
+    variables["node1"]["slim_endpoints"] += [
+        endpoint("in", "10.44.8.1", tenant="red"), endpoint("out", "10.44.9.1", tenant="red"),
+        endpoint("edge", "10.44.8.255", tenant="red"),
+    ]  # fmt: skip
+    found = problems(variables, tenants=[RED])
+    assert len(found) == 2
+    assert "endpoint out: vip 10.44.9.1 lies outside the overlay 10.44.8.0/24" in found[0]
+    assert "endpoint edge: vip 10.44.8.255 is the network or broadcast address" in found[1]
+
+
+def test_a_host_is_part_of_the_networks_of_the_tenants_that_it_has() -> None:
+    variables = tenants()
+    variables["node3"] = {
+        "slim_host_address": "192.0.2.3",
+        "slim_endpoints": [endpoint("r", "10.44.8.1", tenant="red")],
+    }
+    fleet = _fleet.build(variables, list(variables))
+    assert _fleet.segments(fleet, [RED, BLUE], "node1") == [
+        {"name": "blue", "vni": 5001, "overlay": [], "peers": ["192.0.2.2"]}
+    ]
+    assert _fleet.segments(fleet, [RED, BLUE], "node3") == [
+        {"name": "red", "vni": 5002, "overlay": ["10.44.8.0/24"], "peers": []}
+    ]
+    assert _fleet.segments(fleet, [], "node1") == []

@@ -119,7 +119,7 @@ def test_connections_of_all_workers_with_filters(trio):
             answers = asyncio.ensure_future(obey(a1, [ROW, LOST]))
             got = await ask(path, "connections", endpoint="a1", limit=1)
             await answers
-            assert got["connections"] == [{**ROW, "endpoint": "a1"}]
+            assert got["connections"] == [{**ROW, "endpoint": "a1", "tenant": "default"}]
             assert got["truncated"] is True
             assert not [m for m in a2.seen if m["op"] == "dump"]
             with pytest.raises(slimctl.Refused, match="endpoint b1: not on host node1"):
@@ -253,14 +253,14 @@ def test_slimctl_prints_tables_and_json(trio, capsys):
     table, _unused, rest = out.partition("{")
     lines = table.splitlines()
     assert lines[0].split() == [
-        "ENDPOINT", "DIR", "SRC", "DST", "HOST_SRC", "HOST_DST", "PATH", "WHY", "STATE", "AGE",
-        "SENT", "RECEIVED",
+        "ENDPOINT", "TENANT", "DIR", "SRC", "DST", "HOST_SRC", "HOST_DST", "PATH", "WHY", "STATE",
+        "AGE", "SENT", "RECEIVED",
     ]  # fmt: skip
     assert lines[1].split() == [
-        "a1", "out", "10.44.0.1:40000", "10.44.0.2:80", "192.0.2.1:40001", "192.0.2.2:20000",
+        "a1", "default", "out", "10.44.0.1:40000", "10.44.0.2:80", "192.0.2.1:40001", "192.0.2.2:20000",
         "slim", "-", "established", "1.5s", "1.2M", "12",
     ]  # fmt: skip
-    assert lines[2].split()[6:8] == ["overlay", "no-trunk"]
+    assert lines[2].split()[7:9] == ["overlay", "no-trunk"]
     assert len(json.loads("{" + rest)["connections"]) == 2
 
 
