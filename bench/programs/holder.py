@@ -76,8 +76,11 @@ class _Holder:
             self.home = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
 
     def tell(self, verb: str, *words: str) -> dict[str, object]:
-        verbs = {"open": self.open, "die": self.die, "look": self.look, "close": self.close}
-        return verbs[verb](*map(int, words))
+        port, *count = map(int, words)
+        if verb == "open":
+            return self.open(port, *count)
+        verbs = {"die": self.die, "look": self.look, "close": self.close}
+        return verbs[verb](port)
 
     def open(self, port: int, count: int) -> dict[str, object]:
         slim = 0
