@@ -174,6 +174,8 @@ class Registry:
         self.own_cookie = netns.own_cookie()
         self.greet: Callable[[Endpoint, WorkerLink], Awaitable[None]] | None = None
         """Sends a new worker the policy, before anybody is passed to it."""
+        self.limits: Callable[[EndpointSpec], Message | None] = lambda _spec: None
+        """What a worker sets on host connections (limits.py)."""
         self.unsafe = ""  # why secure mode cannot be kept: no endpoint is served then
         self._held: set[int] = set()  # data ports that strangers hold
         self._scanner: asyncio.Task[None] | None = None
@@ -466,7 +468,7 @@ class Registry:
                     "vip": ep.spec.vip, "host": config.host, "address": config.address,
                     "data_port": ep.port, "overlay": [str(net) for net in config.overlay],
                     "bounds": config.bounds.for_worker(), "secure": config.secure,
-                    "policy": self.greet is not None,
+                    "policy": self.greet is not None, "limits": self.limits(ep.spec),
                 },
                 (listener.fileno(), fd),
             )  # fmt: skip

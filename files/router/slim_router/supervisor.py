@@ -26,6 +26,7 @@ from .dumps import Dumps
 from .endpoints import Endpoint, Registry
 from .enforcement import Enforcement
 from .guard import CHECK_S, Guard
+from .limits import Limits
 from .link import Message
 from .metrics import MetricsServer, Snapshot
 from .nursery import Nursery, NurseryError
@@ -87,6 +88,7 @@ class Supervisor:
         self.nursery: Nursery
         self.enforcement: Enforcement
         self.policy_ops: PolicyOps
+        self.limits: Limits
         self.door: ShimDoor
         self.admin: Admin
 
@@ -124,6 +126,8 @@ class Supervisor:
                 self.enforcement, self.dumps, self.registry.endpoints.values
             )
             self.registry.greet = self.enforcement.greet
+            self.limits = await asyncio.to_thread(Limits, self.paths.qos)
+            self.registry.limits = self.limits.of
             self.directory.registry, self.directory.trunks = self.registry, self.trunks
             self._undo.append(self.guard.close)
             self._undo.append(self.registry.stop)
@@ -272,6 +276,7 @@ class Supervisor:
         except BaseException:
             self.registry.secure(self.guard.use(self.config.secure))
             raise
+        self._limit_again()
         self.directory.apply(new, fleet)
         self.trunks.apply(new, fleet, contexts)
         self.config, self.fleet = new, fleet
@@ -287,6 +292,24 @@ class Supervisor:
             "added": sorted("/".join(key) for key in after - before),
             "removed": sorted("/".join(key) for key in before - after),
         }
+
+    # --- rates and classes of service -----------------------------------------------
+
+    def _limit_again(self) -> int:
+        """Read qos.json and tell every worker; how many. What cannot be read changes nothing."""
+        with contextlib.suppress(ConfigError):  # it has been logged, and status says it
+            self.limits.read()
+        return sum(
+            ep.tell({"op": "limits", "limits": self.limits.of(ep.spec)})
+            for ep in self.registry.endpoints.values()
+        )
+
+    async def _op_limits(self, _unused: dict[str, Any]) -> object:
+        async with self._reload_lock:
+            told = self._limit_again()
+        if self.limits.cause:
+            raise AdminError(f"{self.limits.cause} (what was in force stays)")
+        return {**self.limits.report(), "told": told}
 
     # --- events of the registry --------------------------------------------------------
 
@@ -346,6 +369,7 @@ class Supervisor:
             endpoint=str, tenant=str, path=str, limit=int,
         )  # fmt: skip
         admin.register("metrics", self._op_metrics, "counters as JSON")
+        admin.register("limits", self._op_limits, "read qos.json again")
         admin.register("reload", self._op_reload, "read router.json and map.json again")
         self.policy_ops.register(admin)
 
@@ -370,6 +394,7 @@ class Supervisor:
             "zygote": {"pid": self.nursery.pid, "starts": self.nursery.starts},
             "endpoints": dict(Counter(ep.state for ep in endpoints)),
             "policy": self.enforcement.report(),
+            "qos": self.limits.report(),
             "trunks": self.trunks.report(),
             "events": dict(sorted(self.counters.items())),
         }
