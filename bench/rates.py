@@ -35,6 +35,7 @@ HEADERS, VXLAN = 66, 50
 BAR = 0.05
 QOS_BAR = 1.5
 WARM_S = 1.5
+SETTLE_S = 0.4
 LIMITED, PEER, SAME_HOST, SAME_PEER = "c1", "c2", "c3", "c4"
 PORTS = {"across": "7301", "inside": "7302", "overlay": "7303"}
 RATES = {"10mbit": 1e7, "100mbit": 1e8, "1gbit": 1e9}
@@ -49,8 +50,8 @@ class Way:
     other: str
 
     def tunnelled(self, direction: str) -> bool:
-        """Are the bytes that the limit counts those of the tunnel?"""
-        return self.name == "overlay" and direction == "egress"
+        """Does the limit count what the overlay's packets become between the hosts?"""
+        return self.other == PEER and direction == "egress"
 
 
 WAYS = (
@@ -123,14 +124,14 @@ class Bench:
                 )
                 port = PORTS[way.name]
                 servers[way.name] = stack.enter_context(self.server(there, way.mode, port))
-                # The lease is there, or nearly: what is measured is the rate.
                 sender = self.lab.start(
                     here, way.mode,
                     [self.pour, "send", self.lab.vip(there), port, str(connections),
-                     str(WARM_S + seconds + 0.5)],
+                     str(len(ways) * SETTLE_S + WARM_S + seconds + 0.5)],
                 )  # fmt: skip
                 senders[way.name] = sender
                 stack.callback(sender.stop)
+                time.sleep(SETTLE_S)
             time.sleep(WARM_S)
             first = {name: ask(server) for name, server in servers.items()}
             time.sleep(seconds)
@@ -139,11 +140,12 @@ class Bench:
             for way in ways:
                 told = json.loads(senders[way.name].read_line(30))
                 one, two = first[way.name], last[way.name]
-                if way.mode == "slim" and two["host_path"] != connections:
-                    raise BenchError(
-                        f"{way.name}: {two['host_path']} of {connections} connections took the host path"
-                    )
-                frame = told["mss"] + HEADERS + (VXLAN if way.tunnelled(direction) else 0)
+                outside = connections - two["host_path"]
+                if way.mode == "slim" and outside and len(ways) == 1:
+                    raise BenchError(f"{way.name}: {outside} of {connections} took the overlay")
+                # (Beside full queues cold connects may stay on the overlay, as they should.)
+                tunnel = VXLAN * outside / connections if way.tunnelled(direction) else 0
+                frame = told["mss"] + HEADERS + tunnel
                 took = (two["ns"] - one["ns"]) / 1e9
                 found[way.name] = (two["bytes"] - one["bytes"]) * 8 / took * frame / told["mss"]
             return found
@@ -161,11 +163,13 @@ def rates(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for text in options.rates.split(","):
         wanted = RATES[text] if text in RATES else float(text)
+        # On lo a segment has 64 KB: seconds must hold many.
+        seconds = max(options.seconds, 1.2e8 / wanted)
         for direction in ("egress", "ingress"):
             bench.limit(**{direction: text})
             for connections in (1, 16):
                 for ways in (*((way,) for way in WAYS), WAYS):
-                    found = bench.stream(ways, direction, connections, options.seconds)
+                    found = bench.stream(ways, direction, connections, seconds)
                     rows.append(
                         {
                             "direction": direction, "rate": wanted, "connections": connections,
@@ -179,7 +183,7 @@ def rates(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
             for connections in (1, 4):
                 if wanted * connections > 2e9:
                     continue
-                found = bench.stream(WAYS[:1], "egress", connections, options.seconds)
+                found = bench.stream(WAYS[:1], "egress", connections, seconds)
                 rows.append(
                     {
                         "direction": "connection", "rate": wanted * connections,

@@ -85,7 +85,7 @@ static void *pour(void *arg)
 static int send_streams(char **argv)
 {
 	struct sockaddr_in sa = address_of(argv[0], argv[1]);
-	int count = atoi(argv[2]), i, fd = -1;
+	int count = atoi(argv[2]), i, fd = -1, fds[256];
 	pthread_t threads[256];
 	struct tcp_info info = { 0 };
 	socklen_t len = sizeof(info);
@@ -102,9 +102,12 @@ static int send_streams(char **argv)
 		if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
 			fail("connect");
 		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-		if (pthread_create(&threads[i], NULL, pour, (void *)(intptr_t)fd) != 0)
-			fail("pthread_create");
+		fds[i] = fd;
 	}
+	/* Not before: in a queue that is full a SYN is lost like any other packet. */
+	for (i = 0; i < count; i++)
+		if (pthread_create(&threads[i], NULL, pour, (void *)(intptr_t)fds[i]) != 0)
+			fail("pthread_create");
 	for (i = 0; i < count; i++)
 		pthread_join(threads[i], NULL);
 	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len);

@@ -104,8 +104,9 @@ def shaped(settings: Settings, side: str) -> list[Endpoint]:
 
 
 def queue_limit(rate: int) -> int:
-    """Bytes that may wait in a leaf of *rate* bits per second: 50 ms of it, within bounds."""
-    return min(max(rate // 160, 256 * 1024), 8 * 1024 * 1024)
+    """Bytes that may wait in a leaf of *rate* bits per second: 50 ms of it, within bounds. The
+    lower one is two segments of lo, whose frames have 64 KB."""
+    return min(max(rate // 160, 128 * 1024), 8 * 1024 * 1024)
 
 
 def _name(what: str, *parameters: object) -> str:

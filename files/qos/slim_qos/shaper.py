@@ -67,18 +67,19 @@ class Shaper:
         self.leaf = ""
 
     def do(self, text: str, action: Callable[[], Any]) -> None:
-        """One step: told, and done unless dry."""
-        self.outcome.changes.append(text)
+        """One step: told, unless it goes without saying, and done unless dry."""
+        if text:
+            self.outcome.changes.append(text)
         if not self.dry:
             try:
                 action()
             except NetlinkError as error:
                 raise ShaperError(
-                    f"{text}: the kernel refused ({error}); it needs htb, ifb, cls_bpf, clsact and"
+                    f"{text or 'queues'}: the kernel refused ({error}); it needs htb, ifb, cls_bpf, clsact and"
                     " mirred: load the modules, or give no rate"
                 ) from error
             except OSError as error:
-                raise ShaperError(f"{text}: {error}; run as root") from error
+                raise ShaperError(f"{text or 'queues'}: {error}; run as root") from error
 
     def apply(self) -> Outcome:
         """Make what is missing, correct what differs, take away what is not wanted.
@@ -204,27 +205,26 @@ class Shaper:
                 partial(raw.remove_class, index, handle | minor),
             )
         queues = {q.parent: q for q in self.space.qdiscs(index)} if index else {}
+        told: set[int] = set()  # new classes, whose children go without saying
         for klass in classes:
             old = there.get(klass.minor)
-            if old is None or _figures(old) != _figures(klass):
-                self.do(
-                    f"{name}: class {klass.minor:x} rate {klass.rate} ceil {klass.ceil}"
-                    f" priority {klass.prio}",
-                    partial(self.space.put_class, index, handle, klass, old is None),
-                )
+            text = "" if klass.parent in told else f"{name}: {_words(klass)}"
+            other = old is None or _figures(old) != _figures(klass)
+            if other:
+                if old is None and not klass.leaf:
+                    told.add(klass.minor)
+                self.do(text, partial(self.space.put_class, index, handle, klass, old is None))
             if not klass.leaf:
                 continue
             queue = queues.get(handle | klass.minor)
             known = queue is not None and queue.handle and queue.kind in LEAF_KINDS
             if known and queue is not None and not klass.spare:
                 self.leaf = queue.kind
-            if not known or old is None or old.ceil // 8 != klass.ceil // 8:
-                self.do(
-                    f"{name}: class {klass.minor:x} queue",
-                    partial(self._leaf, index, handle, klass, 0 if queue is None else queue.handle),
-                )
+            if other or not known:
+                text = "" if other else f"{name}: queue of class {klass.minor:x}"
+                self.do(text, partial(self._leaf, index, handle, klass))
 
-    def _leaf(self, index: int, handle: int, klass: Class, there: int) -> None:
+    def _leaf(self, index: int, handle: int, klass: Class) -> None:
         """The best queue that this kernel has."""
         parent = handle | klass.minor
         kinds = LEAF_KINDS[-1:] if klass.spare else (self.leaf,) if self.leaf else LEAF_KINDS
@@ -365,6 +365,14 @@ class Shaper:
     def _save(self) -> None:
         if not self.dry:
             self.record.save()
+
+
+def _words(klass: Class) -> str:
+    if klass.leaf:
+        return (
+            f"class {klass.minor:x} from {klass.rate} to {klass.ceil} bit/s, priority {klass.prio}"
+        )
+    return f"class {klass.minor:x} {klass.ceil} bit/s"
 
 
 def _figures(klass: Class) -> tuple[int, int, int, int]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 
 import pytest
 
 from slim_router import wire
 from slim_router.sockopts import SO_MAX_PACING_RATE, treatments
+from tests.unit.worker.stand import PATIENCE
 from tests.unit.worker.test_outbound import PORT, cold, warm
 
 BULK, URGENT = 0x5C000019, 0x5C00001F
@@ -95,6 +97,25 @@ def test_a_change_reaches_the_next_connection_and_its_end_too(stand):
     assert options(third) == untouched
     for sock in (before, there, second, peer, third, last):
         sock.close()
+
+
+def test_the_dscp_is_on_the_packets_from_the_first_on(stand):
+    limit(stand, LIMITS)
+    port = stand.peer.host.getsockname()[1]
+    seen = {}
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as capture:
+        capture.bind(("lo", 0x0800))
+        here, there = cold(stand, stand.shim())
+        end = time.monotonic() + PATIENCE
+        # Ethernet 14, IPv4 without options 20: the flags of TCP are 13 bytes further on.
+        while len(seen) < 2 and time.monotonic() < end:
+            capture.settimeout(PATIENCE)
+            packet = capture.recv(65600)
+            if packet[14] == 0x45 and packet[23] == 6 and packet[36:38] == port.to_bytes(2, "big"):
+                seen["syn" if packet[47] & 2 else "later"] = packet[15] >> 2
+    assert seen == {"syn": 10, "later": 10}
+    here.close()
+    there.close()
 
 
 def test_nothing_to_set_costs_nothing():
