@@ -74,6 +74,7 @@ class Class:
     ceil: int
     prio: int  # 0 goes first
     leaf: bool = True
+    burst_us: int = 2000  # of its rate, what may go at once: bridges a late timer
     spare: bool = False  # a leaf that only connections of an earlier class may use
 
 
@@ -185,7 +186,8 @@ class Space:
         self.ipr.tc(
             "add-class" if new else "change-class", "htb", index, handle | wanted.minor,
             parent=handle | wanted.parent, rate=rate, ceil=ceil, prio=wanted.prio,
-            burst=burst(rate), cburst=burst(ceil), quantum=QUANTUM,
+            burst=burst(rate, wanted.burst_us), cburst=burst(ceil, wanted.burst_us),
+            quantum=QUANTUM,
         )  # fmt: skip
 
     def put_leaf(self, index: int, kind: str, parent: int, handle: int, limit: int) -> None:
@@ -238,10 +240,9 @@ class Space:
         self.ipr.tc("del-filter", "bpf", index, 1, parent=parent, prio=PREF, protocol=ETH_P_ALL)
 
 
-def burst(rate: int) -> int:
-    """Bytes that may go at once at *rate* (bytes per second): two milliseconds, which bridges
-    a late timer, and no less than ten full frames."""
-    return max(rate // 500, 15_140)
+def burst(rate: int, microseconds: int) -> int:
+    """Bytes that may go at once at *rate* (bytes per second), no less than ten full frames."""
+    return max(rate * microseconds // 1_000_000, 15_140)
 
 
 @contextmanager

@@ -38,6 +38,8 @@ PROBE_RATE = 1_000_000_000
 ROOT_MINOR, LINK_BASE = 1, 0x10
 # Hundredths of the link that a priority has whatever the others want.
 LINK_SHARES = (2, 3, 5, 20, 10, 20, 20, 20)
+LINK_BURST_US = 250
+"""What bulk sends at once is what the urgent ones wait for, on a device as fast as its link."""
 NORMAL = 3
 NAME = "slim"
 
@@ -92,8 +94,8 @@ def link_classes(settings: Settings) -> list[Class]:
     if not settings.link:
         return []
     link = settings.link
-    return [Class(ROOT_MINOR, 0, link, link, 0, leaf=False)] + [
-        Class(LINK_BASE | p, ROOT_MINOR, link * share // 100, link, 7 - p)
+    return [Class(ROOT_MINOR, 0, link, link, 0, leaf=False, burst_us=LINK_BURST_US)] + [
+        Class(LINK_BASE | p, ROOT_MINOR, link * share // 100, link, 7 - p, burst_us=LINK_BURST_US)
         for p, share in enumerate(LINK_SHARES)
     ]
 
