@@ -88,7 +88,8 @@ def put(options: argparse.Namespace) -> dict[str, Any]:
         # The file is compared as well: it may be of an older release.
         if changed or not options.config.exists():
             settings.save(new, options.config)
-        if changed:
+        if options.command == "edit":
+            # Also when nothing has changed: it may not have taken it the last time.
             answer["router"] = router.tell(options.admin)
     return outcome.as_dict() | answer
 
