@@ -295,6 +295,18 @@ def test_somebody_elses_filters_and_clsact_stay(host):
     assert host.everything() == before
 
 
+def test_filters_that_do_not_do_what_they_should_are_found_out(host):
+    # One of somebody else's, before ours, takes every packet.
+    host.tc("qdisc", "add", "dev", "lo", "clsact")
+    host.tc("filter", "add", "dev", "lo", "egress", "prio", "1", "u32", "match", "u32", "0", "0",
+            "flowid", "1:1")  # fmt: skip
+    host.base()
+    before, file = host.everything(), host.config.read_text()
+    refused = host.helper("edit", status=1, limits=[{"endpoint": "c1", "egress": "50mbit"}])
+    assert "0 packets with our mark met the class" in refused["problem"]
+    assert (host.everything(), host.config.read_text()) == (before, file)
+
+
 def test_an_endpoint_that_is_not_there_yet_is_named(host):
     host.base()
     ip("-n", host.name, "link", "del", "sle0")
