@@ -86,6 +86,12 @@ class Process:
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode(errors="replace")
 
+    def write_line(self, text: str) -> None:
+        """One line to its standard input."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(text.encode() + b"\n")
+        self._popen.stdin.flush()
+
     def reload(self) -> None:
         """Send SIGUSR2, which some servers take as the wish to read their configuration again."""
         with contextlib.suppress(ProcessLookupError):
@@ -176,6 +182,13 @@ class Lab:
             raise BenchError(
                 f"{endpoint}: the lab has no such endpoint; is it up ({self.command} up)?"
             )
+        return found
+
+    def vip(self, endpoint: str) -> str:
+        """Virtual address of the endpoint. Raises BenchError."""
+        found = self._address("ip", endpoint)
+        if found is None:
+            raise BenchError(f"{endpoint}: the lab has no such endpoint; see {self.command} status")
         return found
 
     def command_line(

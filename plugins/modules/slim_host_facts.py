@@ -305,7 +305,7 @@ def main():
         "modes": modes(),
         "releases": {
             part: Path(f"/opt/slim/{part}/current").resolve().name
-            for part in ("router", "shim", "fallback")
+            for part in ("router", "shim", "fallback", "qos")
             if Path(f"/opt/slim/{part}/current").exists()
         },
     }

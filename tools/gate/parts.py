@@ -20,6 +20,7 @@ TYPED_SOURCES = (
     "files/router/slim_router",
     "files/fallback/slim_fallback",
     "files/bpf/slim_bpf",
+    "files/qos/slim_qos",
     "tools/lab",
     "tools/guest",
     "tools/gate",

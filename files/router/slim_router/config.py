@@ -147,7 +147,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _load(path: Path) -> object:
+def load_json(path: Path) -> object:
+    """What a JSON file of ours holds. Raises ConfigError."""
     try:
         if path.stat().st_size > FILE_MAX:
             raise ConfigError(
@@ -481,7 +482,7 @@ def check_socket_path(path: Path) -> None:
 
 def load(config_path: Path, map_path: Path, *, flat: bool = False) -> tuple[RouterConfig, FleetMap]:
     """Both files, checked alone and together. Raises ConfigError."""
-    config = parse_router(_load(config_path), str(config_path))
-    fleet = parse_map(_load(map_path), str(map_path), flat=flat)
+    config = parse_router(load_json(config_path), str(config_path))
+    fleet = parse_map(load_json(map_path), str(map_path), flat=flat)
     check_together(config, fleet)
     return config, fleet

@@ -183,6 +183,8 @@ class Registry:
         """Sends a new worker the policy, before anybody is passed to it."""
         self.rows_dir: Path | None = None
         """Where the workers keep their connection tables for their successors."""
+        self.limits: Callable[[EndpointSpec], Message | None] = lambda _spec: None
+        """What a worker sets on host connections (limits.py)."""
         self.unsafe = ""  # why secure mode cannot be kept: no endpoint is served then
         self._held: set[int] = set()  # data ports that strangers hold
         self._scanner: asyncio.Task[None] | None = None
@@ -499,6 +501,7 @@ class Registry:
                     "data_port": ep.port, "overlay": [str(net) for net in config.overlay],
                     "bounds": config.bounds.for_worker(), "secure": config.secure,
                     "policy": self.greet is not None, "flow_log": config.flow_log is not None,
+                    "limits": self.limits(ep.spec),
                 },
                 (listener.fileno(), fd, *rows),
             )  # fmt: skip

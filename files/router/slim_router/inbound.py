@@ -103,6 +103,15 @@ class Inbound:
         data.setblocking(False)
         worker.loop.add(data.fileno(), IN, self.on_data)
 
+    def mark_listener(self) -> None:
+        """Accepted sockets are born with the listener's mark: what they say before their
+        hello is known belongs to the endpoint, too."""
+        mark = self.worker.mark
+        try:
+            self.data.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        except OSError:
+            self.worker.count("not_dressed")
+
     # --- host connections ---------------------------------------------------
     def on_data(self, _mask: int) -> None:
         data = self.data
@@ -222,6 +231,8 @@ class Inbound:
             self._refuse(sock, "hello_no_listener")
             return
         self.worker.counters["accepted_warm"] += 1
+        if self.worker.dress is not None:
+            self.worker.dress(sock, dport)
         listener.deliver(sock, Row(False, True, 0, src, sport, dst, dport, now), 0)
 
     def _park(self, sock: socket.socket, src: bytes, sport: int, dport: int) -> None:
@@ -248,6 +259,8 @@ class Inbound:
                 self._refuse(sock, "hello_no_lease")
             else:
                 self.worker.count("accepted_warm")
+                if self.worker.dress is not None:
+                    self.worker.dress(sock, dport)
                 row = Row(False, True, 0, src, sport, self.worker.vip, dport, time.monotonic())
                 listener.deliver(sock, row, 0)
 
@@ -298,6 +311,8 @@ class Inbound:
             status = wire.R_NOT_READY
         elif self.worker.tag is not None and not self.worker.tag(sock, cookie_of(sock)):
             status = wire.R_NOT_TAGGED
+        if self.worker.dress is not None:
+            self.worker.dress(sock, key[2])
         old = self.prepared.get(key)
         if old is not None and status == wire.R_NONE:
             self._end_prepared(key, old)

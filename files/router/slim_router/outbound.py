@@ -170,6 +170,8 @@ class Outbound:
                 sock.close()
                 self._plain(shim, seq, cookie, peer, pport, wire.R_NOT_TAGGED, now)
                 return
+        if worker.dress is not None:
+            worker.dress(sock, pport)  # the handshake belongs to it
         try:
             sock.setsockopt(6, TCP_FASTOPEN_NO_COOKIE, 1)
             sent = sock.sendto(record, FLAGS, location.target(family))
@@ -363,6 +365,8 @@ class Outbound:
         )  # fmt: skip
         try:
             sock = attempt.sock = socket.socket(attempt.family, kind, 6)
+            if self.worker.dress is not None:
+                self.worker.dress(sock, attempt.pport)
             sock.setsockopt(6, TCP_FASTOPEN_NO_COOKIE, 1)
             sock.setsockopt(6, TCP_SYNCNT, 1)
             sent = sock.sendto(record, FLAGS, location.target(attempt.family))

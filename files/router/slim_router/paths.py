@@ -23,6 +23,11 @@ class Paths:
     state_dir: Path = STATE_DIR
 
     @property
+    def qos(self) -> Path:
+        """Rates and classes of service, written by slim_qos; beside the configuration."""
+        return self.config.parent / "qos.json"
+
+    @property
     def shim_dir(self) -> Path:
         """The directory that is mounted into containers."""
         return self.runtime_dir / "shim"

@@ -27,6 +27,7 @@ from .endpoints import Endpoint, Registry
 from .enforcement import Enforcement
 from .flowbook import FlowBook
 from .guard import CHECK_S, Guard
+from .limits import Limits
 from .link import Message
 from .metrics import MetricsServer, Snapshot
 from .nursery import Nursery, NurseryError
@@ -89,6 +90,7 @@ class Supervisor:
         self.enforcement: Enforcement
         self.policy_ops: PolicyOps
         self.flows: FlowBook
+        self.limits: Limits
         self.door: ShimDoor
         self.admin: Admin
 
@@ -131,6 +133,8 @@ class Supervisor:
             )
             self.registry.greet = self.enforcement.greet
             self.registry.rows_dir = self.paths.rows
+            self.limits = await asyncio.to_thread(Limits, self.paths.qos)
+            self.registry.limits = self.limits.of
             self.directory.registry, self.directory.trunks = self.registry, self.trunks
             self._undo.append(self.guard.close)
             self._undo.append(self.registry.stop)
@@ -279,6 +283,7 @@ class Supervisor:
         except BaseException:
             self.registry.secure(self.guard.use(self.config.secure))
             raise
+        self._limit_again()
         self.directory.apply(new, fleet)
         self.trunks.apply(new, fleet, contexts)
         began = not self.flows.on
@@ -299,6 +304,24 @@ class Supervisor:
             "added": sorted("/".join(key) for key in after - before),
             "removed": sorted("/".join(key) for key in before - after),
         }
+
+    # --- rates and classes of service -----------------------------------------------
+
+    def _limit_again(self) -> int:
+        """Read qos.json and tell every worker; how many. What cannot be read changes nothing."""
+        with contextlib.suppress(ConfigError):  # it has been logged, and status says it
+            self.limits.read()
+        return sum(
+            ep.tell({"op": "limits", "limits": self.limits.of(ep.spec)})
+            for ep in self.registry.endpoints.values()
+        )
+
+    async def _op_limits(self, _unused: dict[str, Any]) -> object:
+        async with self._reload_lock:
+            told = self._limit_again()
+        if self.limits.cause:
+            raise AdminError(f"{self.limits.cause} (what was in force stays)")
+        return {**self.limits.report(), "told": told}
 
     # --- events of the registry --------------------------------------------------------
 
@@ -373,6 +396,7 @@ class Supervisor:
             endpoint=str, tenant=str, path=str, limit=int,
         )  # fmt: skip
         admin.register("metrics", self._op_metrics, "counters as JSON")
+        admin.register("limits", self._op_limits, "read qos.json again")
         admin.register("reload", self._op_reload, "read router.json and map.json again")
         self.policy_ops.register(admin)
 
@@ -398,6 +422,7 @@ class Supervisor:
             "endpoints": dict(Counter(ep.state for ep in endpoints)),
             "policy": self.enforcement.report(),
             "flow_log": self.flows.report(),
+            "qos": self.limits.report(),
             "trunks": self.trunks.report(),
             "events": dict(sorted(self.counters.items())),
         }

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import Any
 
-from . import callers, secure, sockdiag, wire
+from . import callers, secure, sockdiag, sockopts, wire
 from .filters import Filters
 from .flows import Flows
 from .gate import Gate
@@ -85,6 +85,9 @@ class Worker:
         # In secure mode: tag a host socket, whose SO_COOKIE is known, or say that it must
         # not leave. None otherwise, which is all that the set-up path then looks at.
         self.tag: Callable[[socket.socket, int], bool] | None = None
+        # Sets mark, priority and the like on a host socket; None where there is nothing to.
+        self.dress: Callable[[socket.socket, int], None] | None = None
+        self.mark = 0  # of the data listener
         self.backend: secure.Backend | None = None
         self.barred = -1  # pidfd of the refused process that the operator has been told of
         self.untagged_said = -UNTAGGED_S
@@ -110,6 +113,7 @@ class Worker:
         self.loop.next_pass(self.table.reap)
         self.listeners = Listeners(self)
         self.inbound = Inbound(self, data)
+        self.limit(config.get("limits"))
         self.outbound = Outbound(self, ports)
         patience = self.bounds.get("filters_s", 0)
         self.filters = Filters(self, patience) if patience else None
@@ -120,6 +124,28 @@ class Worker:
         link.setblocking(False)
         self.loop.add(link.fileno(), IN, self.on_link)
         self.loop.after(PERIOD, self._look)
+
+    # --- rates and classes of service ------------------------------------------
+    def limit(self, message: dict[str, Any] | None) -> None:
+        """Host connections are made with these options from now on; None: with none."""
+        chosen = sockopts.treatments(message)
+        mark = 0 if chosen is None else chosen.default.mark
+        if mark != self.mark:
+            self.mark = mark
+            self.inbound.mark_listener()
+        if chosen is None:
+            self.dress = None
+            return
+        treatments = chosen
+
+        def dress(sock: socket.socket, port: int) -> None:
+            try:
+                treatments.dress(sock, port)
+            except OSError:
+                # Better a connection without than none; the counter tells the operator.
+                self.count("not_dressed")
+
+        self.dress = dress
 
     # --- secure mode -----------------------------------------------------------
     def guard(self, backend: secure.Backend) -> None:
@@ -364,6 +390,8 @@ class Worker:
             self.dump(message["id"], bool(message.get("connections", True)))
         elif op == "policy":
             self.gate.on_piece(message)
+        elif op == "limits":
+            self.limit(message["limits"])
         elif op == "revoke":
             self.gate.revoke(int(message["id"]), message["cookies"])
         elif op == "flow_log":
