@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from . import wire
-from .table import Row
+from .row import Row
 
 if TYPE_CHECKING:
     from .matcher import Table

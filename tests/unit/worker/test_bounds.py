@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import socket
 import time
@@ -39,10 +40,11 @@ def test_overlay_connections_without_a_verdict_are_bounded(stand, monkeypatch):
     app = stand.app()
     held = [stand.peer.overlay(app.port) for _unused in range(2)]
     until(lambda: len(stand.settled.inbound.held) == 2, "both are held")
-    more = stand.peer.overlay(app.port)
-    assert is_reset(more)
+    # (the reset may come before Python's connect() has looked whether it is through)
+    with contextlib.suppress(ConnectionResetError), stand.peer.overlay(app.port) as more:
+        assert is_reset(more)
     stand.counted("held_crowded", 1)
-    for sock in [*held, more]:
+    for sock in held:
         sock.close()
 
 

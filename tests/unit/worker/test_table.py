@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_router import table as module
+from slim_router.row import Row
 from slim_router.sockdiag import Sock
-from slim_router.table import Row, Table
+from slim_router.table import Table
 from slim_router.wire import R_NOT_LISTENING, pack_addr
 
 US, THEM = pack_addr("10.44.0.1"), pack_addr("10.44.0.2")
