@@ -9,7 +9,7 @@
         close PORT                      {}: closes what is held
         look PORT                       {"alive": N}: a byte is written to each
     holder.py connect IP PORT           the same with
-        start                           {}: connects and closes, again and again
+        start                           {}: connects and closes, every 5 ms
         stop                            {"us": [latency of each connect]}
 
 Not in the tables of programs: `python -m bench.revoke` uses it.
@@ -30,6 +30,7 @@ import time
 
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 RESET = struct.pack("ii", 1, 0)
+PAUSE_S = 0.005  # between connects: delays are to be seen, not made
 
 
 def _many_files() -> None:
@@ -137,6 +138,7 @@ class _Connector:
             self.us.append(round((time.monotonic() - began) * 1e6))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             sock.close()
+            self.stop.wait(PAUSE_S)
 
     def tell(self, verb: str) -> dict[str, object]:
         if verb == "start":

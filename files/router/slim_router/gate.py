@@ -236,11 +236,7 @@ class _Revocation:
 
     def revoke(self) -> None:
         """Begin with the revocation; the answer comes when all are dead."""
-        Revoker(self.worker, self._rows, self._pairs, self._seen, self._over, self._figures).start()
-
-    def _figures(self, cookie: int, sent: int, received: int) -> None:
-        if cookie in self._revoked:
-            self._revoked[cookie].update(bytes_sent=sent, bytes_received=received)
+        Revoker(self.worker, self._rows, self._pairs, self._seen, self._over).start()
 
     def _seen(self, cookie: int, row: Row | None, sock: Sock) -> bool:
         if row is not None and not _is_of(self.gate, row, sock):

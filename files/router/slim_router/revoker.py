@@ -38,8 +38,6 @@ Pairs = set[tuple[bytes, int]]
 
 Seen = Callable[[int, Row | None, sockdiag.Sock], bool]
 """Told of each socket before it is aborted; False spares it."""
-Figures = Callable[[int, int, int], None]
-"""Told the cookie of each socket, and what it had sent and received in bytes."""
 
 
 class Revoker:
@@ -47,7 +45,7 @@ class Revoker:
 
     def __init__(
         self, worker: Worker, rows: Mapping[int, Row], pairs: Pairs, seen: Seen,
-        done: Callable[[str], None], figures: Figures = lambda *_unused: None,
+        done: Callable[[str], None],
     ) -> None:  # fmt: skip
         """*rows* by cookie; *pairs* whose overlay sockets, with or without a row, are meant
         too. *done* is called with "", or with what went wrong."""
@@ -56,7 +54,6 @@ class Revoker:
         self._pairs = pairs
         self._seen = seen
         self._done = done
-        self._figures = figures
         self._cause = ""
         self._steps = self._all()
 
@@ -101,7 +98,7 @@ class Revoker:
     def _look(self, place: int, cookies: set[int]) -> Generator[None, None, None]:
         with self.worker.open_diag(place) as nl:
             for family in (socket.AF_INET, socket.AF_INET6):
-                for found in sockdiag.hunt(nl, family, cookies, want_info=True):
+                for found in sockdiag.hunt(nl, family, cookies):
                     for sock, _unused in found:
                         self._seen(sock.cookie, self._rows.get(sock.cookie), sock)
                     yield
@@ -138,11 +135,8 @@ class Revoker:
                 yield
             for start in range(0, len(names), sockdiag.DESTROYS):
                 batch = names[start : start + sockdiag.DESTROYS]
-                code, figures = sockdiag.destroy(nl, family, batch)
-                if code:
+                if code := sockdiag.destroy(nl, family, batch):
                     raise OSError(code, _explain(code))
-                for cookie, (sent, received) in figures.items():
-                    self._figures(cookie, sent, received)
                 yield
             aborted += len(names)
         return aborted

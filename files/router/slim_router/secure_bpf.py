@@ -306,6 +306,6 @@ def destroy(nl: socket.socket, line: list[str]) -> None:
     name = _NAME.pack(
         int(port).to_bytes(2, "big"), int(peer_port).to_bytes(2, "big"), *raw, 0, int(cookie)
     )
-    code, _unused = sockdiag.destroy(nl, int(family), [name])
+    code = sockdiag.destroy(nl, int(family), [name])
     if code:
         raise OSError(code, f"SOCK_DESTROY: {os.strerror(code)}")

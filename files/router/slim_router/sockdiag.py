@@ -51,7 +51,6 @@ _MESSAGE = struct.Struct("=BB2x2s2s16s16s4xQ12xII")
 _HEAD = struct.Struct("=IH54xQ")
 _PORT = struct.Struct("!H")
 _TWO_U64 = struct.Struct("=QQ")
-_ASK, _DO = NLM_F_REQUEST, NLM_F_REQUEST | NLM_F_ACK
 _INFO = 1 << (INET_DIAG_INFO - 1)
 # offsetof(struct tcp_info, tcpi_bytes_acked); tcpi_bytes_received follows
 _BYTES_ACKED = 120
@@ -177,7 +176,6 @@ def hunt(
     family: int,
     cookies: Container[int],
     remotes: Container[Remote] = (),
-    want_info: bool = False,
 ) -> Iterator[list[Found]]:
     """The live TCP sockets of *family* that have one of *cookies*, or whose other end is one
     of *remotes*: a list for each datagram of the kernel's, so that the caller can do
@@ -188,7 +186,7 @@ def hunt(
     nl.send(
         _REQUEST.pack(
             _REQUEST.size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 0, 0, family,
-            socket.IPPROTO_TCP, _INFO if want_info else 0, 0, LIVE, bytes(48),
+            socket.IPPROTO_TCP, _INFO, 0, LIVE, bytes(48),
         )
     )  # fmt: skip
     head, done = _HEAD.unpack_from, False
@@ -224,44 +222,36 @@ def _found(data: bytes, at: int, end: int, family: int) -> Found:
     return Found(sock, data[at + 20 : at + 68])
 
 
-def destroy(
-    nl: socket.socket, family: int, names: Sequence[bytes]
-) -> tuple[int, dict[int, tuple[int, int]]]:
+def destroy(nl: socket.socket, family: int, names: Sequence[bytes]) -> int:
     """Abort the TCP connections with these *names* (struct inet_diag_sockid, the cookie
     included), at most DESTROYS of them, by SOCK_DESTROY: every copy of the descriptor answers
     ECONNABORTED, the other end sees a reset. Those that have ended are none.
 
-    (errno of the last one that could not be aborted, or 0; the bytes acknowledged and
-    received of each, by cookie). EOPNOTSUPP: a kernel without CONFIG_INET_DIAG_DESTROY.
-    Raises OSError.
+    errno of the last one that could not be aborted, or 0. EOPNOTSUPP: a kernel without
+    CONFIG_INET_DIAG_DESTROY. Raises OSError.
     """
-    requests = []
-    for name in names:
-        # The kernel does these in their order: the figures are those of the end.
-        for kind, ext in ((SOCK_DIAG_BY_FAMILY, _INFO), (SOCK_DESTROY, 0)):
-            requests.append(
-                _REQUEST.pack(
-                    _REQUEST.size, kind, _ASK if kind == SOCK_DIAG_BY_FAMILY else _DO, kind, 0,
-                    family, socket.IPPROTO_TCP, ext, 0, 0xFFFFFFFF, name,
-                )
-            )  # fmt: skip
-    nl.send(b"".join(requests))
-    failed, answered, figures = 0, 0, dict[int, tuple[int, int]]()
-    while answered < 2 * len(names):
+    nl.send(
+        b"".join(
+            _REQUEST.pack(
+                _REQUEST.size, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, SOCK_DESTROY, 0, family,
+                socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF, name,
+            )
+            for name in names
+        )
+    )  # fmt: skip
+    failed, answered = 0, 0
+    while answered < len(names):
         data = nl.recv(RECEIVE_SIZE)
         at = 0
         while at + 20 <= len(data):
             length, kind, _unused, number, _unused = _NLMSG.unpack_from(data, at)
             answered += 1
-            if kind == SOCK_DIAG_BY_FAMILY:
-                cookie = _HEAD.unpack_from(data, at)[2]
-                figures[cookie] = _info(data, at + 88, at + length)
-            elif kind == NLMSG_ERROR and number == SOCK_DESTROY:
+            if kind == NLMSG_ERROR and number == SOCK_DESTROY:
                 code = -struct.unpack_from("=i", data, at + 16)[0]
                 if code not in (0, errno.ENOENT):
                     failed = code
             at += max(16, length + 3 & ~3)
-    return failed, figures
+    return failed
 
 
 def _check(kind: int, data: bytes, at: int, length: int) -> None:
