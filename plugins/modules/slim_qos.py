@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: slim_qos
 author:
   - The slim.overlay authors (@slim-overlay)
-version_added: 0.2.0
+version_added: 0.1.0
 short_description: Set the class of service of an endpoint's connections
 description:
   - Sets priority and DSCP of the host connections of one endpoint, of all of them and of those

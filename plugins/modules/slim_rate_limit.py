@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: slim_rate_limit
 author:
   - The slim.overlay authors (@slim-overlay)
-version_added: 0.2.0
+version_added: 0.1.0
 short_description: Limit the rate of an endpoint and of its connections
 description:
   - Limits what one endpoint sends and receives, whatever way it takes

@@ -155,7 +155,7 @@ def parts() -> list[Part]:
             "integration",
             "integration and conformance tests in the lab",
             lambda long: [_pytest("integration", long, "tests/integration")],
-            1500,
+            2400,
             junit=OUTPUT / "integration.xml",
             environment=lab,
         ),
