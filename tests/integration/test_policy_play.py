@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from lab import inventory, names
 from lab.client import Lab, wait_for
 from tests.integration.helpers import read_until
+from tests.integration.plays import PLAYBOOKS, changed, play, results
 
 DENIED, ALLOWED = 7301, 7302
 COUNT = 5
@@ -68,28 +68,8 @@ class Plays:
         self.file = directory / "policy.json"
 
     def play(self, name: str, *words: str) -> tuple[int, dict[str, Any]]:
-        """Run one: its status and the JSON callback's word."""
-        environment = {
-            **inventory.environment(self.lab.state, self.lab.plan),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        }
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                "-i",
-                str(self.lab.state.inventory),
-                str(names.CHECKOUT / "playbooks" / f"{name}.yml"),
-                *words,
-            ],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=names.CHECKOUT,
-            timeout=200,
-            check=False,
-        )
-        assert "{" in done.stdout, done.stdout + done.stderr
-        return done.returncode, json.loads(done.stdout[done.stdout.index("{") :])
+        """Run one of the collection's."""
+        return play(self.lab, PLAYBOOKS / f"{name}.yml", *words)
 
     def push(self, policy: dict[str, Any], *words: str) -> tuple[int, dict[str, Any]]:
         """Run acl.yml with this list."""
@@ -97,25 +77,11 @@ class Plays:
         return self.play("acl", "-e", f"slim_policy_file={self.file}", *words)
 
 
-def results(play: dict[str, Any], task: str) -> dict[str, Any]:
-    """What the hosts answered to a task."""
-    for each in play["plays"]:
-        for one in each["tasks"]:
-            if one["task"]["name"] == task:
-                return dict(one["hosts"])
-    raise AssertionError(f"no task {task}")
-
-
-def cut(play: dict[str, Any]) -> list[tuple[Any, ...]]:
+def cut(said: dict[str, Any]) -> list[tuple[Any, ...]]:
     """The connections of the fleet that a push of the policy cut, or would."""
     (answer,) = results(play, "Sum up").values()
     rows = answer["ansible_facts"]["slim_acl_summary"]["revoked"]
     return sorted(tuple(row[key] for key in KEYS) for row in rows)
-
-
-def changed(play: dict[str, Any]) -> int:
-    """Tasks that changed something, of all hosts."""
-    return sum(host["changed"] for host in play["stats"].values())
 
 
 @pytest.fixture
@@ -150,30 +116,30 @@ def test_what_is_foreseen_is_cut_and_the_second_run_changes_nothing(plays: Plays
     deny = {"id": "no", "action": "deny", "destinations": [lab.ip("c2")], "ports": [DENIED]}
     policy = {"default": "allow", "rules": [deny]}
 
-    status, play = plays.push(policy, "--check", "--diff")
-    foreseen = cut(play)
+    status, said = plays.push(policy, "--check", "--diff")
+    foreseen = cut(said)
     assert (status, len(foreseen)) == (0, 2 * COUNT)
     assert {row[3:] for row in foreseen} == {(DENIED, "slim", "no")}
     assert [alive(client) for client in clients] == [f"alive {COUNT} {COUNT}"] * 2
 
     # A guard below that: nothing is done on any host.
-    status, play = plays.push(policy, "-e", f"slim_acl_max_revoked={COUNT - 1}")
+    status, said = plays.push(policy, "-e", f"slim_acl_max_revoked={COUNT - 1}")
     assert status != 0
-    refused = results(play, "Foresee what every host would cut")
+    refused = results(said, "Foresee what every host would cut")
     assert all("would be revoked" in answer["msg"] for answer in refused.values())
     assert [alive(client) for client in clients] == [f"alive {COUNT} {COUNT}"] * 2
 
-    status, play = plays.push(policy, "-e", "slim_acl_max_revoked=")
+    status, said = plays.push(policy, "-e", "slim_acl_max_revoked=")
     assert status == 0
-    assert changed(play) == len(lab.nodes)
-    assert cut(play) == foreseen
+    assert changed(said) == len(lab.nodes)
+    assert cut(said) == foreseen
     assert [alive(client) for client in clients] == [f"alive 0 {COUNT}"] * 2
 
-    status, play = plays.push(policy)
-    assert (status, changed(play), cut(play)) == (0, 0, [])
+    status, said = plays.push(policy)
+    assert (status, changed(said), cut(said)) == (0, 0, [])
 
-    status, play = plays.play("status")
-    (answer,) = results(play, "Sum up").values()
+    status, said = plays.play("status")
+    (answer,) = results(said, "Sum up").values()
     rows = answer["ansible_facts"]["slim_status"]
     assert [row["host"] for row in rows] == lab.nodes
     assert all(row["endpoints"] == "2/2" and row["rules"] == 1 for row in rows)
@@ -184,9 +150,9 @@ def test_what_is_foreseen_is_cut_and_the_second_run_changes_nothing(plays: Plays
 
 def test_a_wrong_list_is_refused_before_any_host_is_asked(plays: Plays) -> None:
     bad = {"id": "a", "action": "deny", "ports": [70000], "sources": ["10.44.0.1/8"]}
-    status, play = plays.push({"default": "drop", "rules": [bad]})
+    status, said = plays.push({"default": "drop", "rules": [bad]})
     assert status != 0
-    (answer,) = results(play, "Refuse a policy that no router would take").values()
+    (answer,) = results(said, "Refuse a policy that no router would take").values()
     for words in ("default: 'drop'", "rule 1 (a): sources", "rule 1 (a): ports: 70000"):
         assert any(words in sentence for sentence in answer["msg"])
-    assert not [one for one in play["plays"] if one["play"]["name"] == "Put the policy in force"]
+    assert not [one for one in said["plays"] if one["play"]["name"] == "Put the policy in force"]
