@@ -24,12 +24,11 @@ from .listeners import (
     RECOVERED_S,
     Delivered,
     Listener,
-    cookie_of,
-    reset,
 )
 from .loop import HUP, IN, RDHUP, Timer
 from .peers import Pair
 from .row import Row
+from .sockets import cookie_of, reset
 
 if TYPE_CHECKING:
     from .worker import Worker

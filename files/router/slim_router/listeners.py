@@ -12,7 +12,6 @@ import array
 import contextlib
 import os
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,12 +20,11 @@ from typing import TYPE_CHECKING
 from . import wire
 from .loop import HUP, IN, OUT
 from .row import Row
+from .sockets import RESET, cookie_of, reset
 
 if TYPE_CHECKING:
     from .worker import Worker
 
-SO_COOKIE = 57
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER that turns close() into a reset
 HOLD_S = 1.0  # how long an overlay connection waits for its verdict at most
 REMEMBER_S = 60.0  # how long we know that an overlay connection was delivered
 SHARE_S = 5.0  # a recovered channel is offered to the listener's other processes
@@ -38,18 +36,6 @@ BACKLOG = 4096  # net.core.somaxconn since Linux 5.4, whatever listen() was told
 EXHAUSTED = (24, 23, 105, 12)
 EXHAUSTED_S = 0.05
 SLACK = 256  # host connections that may pass a full queue: their lease was good
-
-
-def cookie_of(sock: socket.socket) -> int:
-    """SO_COOKIE: the kernel's name of a socket, for its whole life."""
-    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with a reset, so that the other side never takes it for an end of data."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    sock.close()
 
 
 class Listener:

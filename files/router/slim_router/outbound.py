@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import wire
-from .listeners import cookie_of, reset
 from .loop import IN, OUT, Timer
 from .peers import Lease, Location
 from .row import Row
+from .sockets import cookie_of, reset
 
 if TYPE_CHECKING:
     from .shims import Shim

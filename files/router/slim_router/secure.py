@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .listeners import cookie_of
+from .sockets import cookie_of
 
 KMOD_DIRECTORY = "/proc/slim_kmod"
 

@@ -9,8 +9,9 @@ import socket
 from typing import TYPE_CHECKING
 
 from . import wire
-from .listeners import Listener, cookie_of
+from .listeners import Listener
 from .loop import HUP
+from .sockets import cookie_of
 
 if TYPE_CHECKING:
     from .worker import Worker

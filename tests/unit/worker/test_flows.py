@@ -14,7 +14,7 @@ import pytest
 
 from slim_router import flows, wire
 from slim_router.flows import FALLBACK, OPEN, REFUSE, REVOKE
-from slim_router.listeners import cookie_of
+from slim_router.sockets import cookie_of
 from tests.unit.worker.stand import OURS, PATIENCE, PEER, VIP, is_reset, until
 from tests.unit.worker.test_gate import DENY_IN, DENY_OUT, overlay_is_reset, put
 from tests.unit.worker.test_outbound import PORT, SPORT, cold, warm

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from slim_router import gate, policy, secure, sockdiag, wire, worker
-from slim_router.listeners import cookie_of
 from slim_router.slices import Slicer
+from slim_router.sockets import cookie_of
 from tests.unit.worker.stand import (
     OURS,
     PATIENCE,

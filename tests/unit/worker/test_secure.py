@@ -26,8 +26,8 @@ from pathlib import Path
 import pytest
 
 from slim_router import callers, listeners, secure, secure_bpf, shims, wire
-from slim_router.listeners import cookie_of
 from slim_router.shims import SO_NETNS_COOKIE
+from slim_router.sockets import cookie_of
 from tests.unit.worker.stand import PATIENCE, Record, Shim, inside, is_reset, read_exactly, until
 
 SPORT = 40000

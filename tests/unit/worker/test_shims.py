@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from slim_router import listeners, wire, worker
+from slim_router import listeners, sockets, wire, worker
 from tests.unit.worker.stand import (
     OURS,
     THEIRS,
@@ -591,7 +591,7 @@ def test_is_reset_tells_a_reset_from_an_end():
             client = socket.create_connection(server.getsockname())
             other, _unused = server.accept()
             if hard:
-                other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, listeners.RESET)
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets.RESET)
             other.close()
             assert is_reset(client) is hard
             client.close()

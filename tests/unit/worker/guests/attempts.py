@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, "/test")
 
 from slim_router import secure
-from slim_router.listeners import cookie_of
+from slim_router.sockets import cookie_of
 
 CLONE_NEWNET = 0x40000000
 FASTOPEN = socket.MSG_FASTOPEN | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
