@@ -23,6 +23,7 @@ import threading
 
 import pyconf  # type: ignore[import-not-found]
 
+PATIENCE_S = 8.0
 opened: dict[int, socket.socket] = {}
 said: dict[int, str] = {}
 threads: list[threading.Thread] = []
@@ -36,7 +37,7 @@ def name_of(error: OSError) -> str:
 
 def connect(number: int, host: str, port: int) -> None:
     try:
-        sock = socket.create_connection((host, port), timeout=15)
+        sock = socket.create_connection((host, port), timeout=PATIENCE_S)
     except OSError as error:
         said[number] = name_of(error)
         return
