@@ -290,11 +290,12 @@ def stumble(lab: Lab, dice: random.Random, steps: int) -> None:
                 port_of[number] = port
                 if not model.forbids(port):
                     safe.add(number)
+        if act in ("push", "both", "kill"):
+            lab.wait_router(node)
         if act in ("push", "both"):
             model.denied[node] ^= {port}
             if model.forbids(port):
                 safe -= {number for number, of in port_of.items() if of == port}
-            wait_for(lambda node=node: lab.router_ready(node), 15, f"{node} serves")  # type: ignore[misc]
             push(lab, node, model.policy(lab, node))
         elif act == "kill":
             kill(lab, node)
