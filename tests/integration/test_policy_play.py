@@ -79,7 +79,7 @@ class Plays:
 
 def cut(said: dict[str, Any]) -> list[tuple[Any, ...]]:
     """The connections of the fleet that a push of the policy cut, or would."""
-    (answer,) = results(play, "Sum up").values()
+    (answer,) = results(said, "Sum up").values()
     rows = answer["ansible_facts"]["slim_acl_summary"]["revoked"]
     return sorted(tuple(row[key] for key in KEYS) for row in rows)
 

@@ -241,7 +241,7 @@ def test_lost_reports_are_made_up_for_by_asking_the_kernel(path, monkeypatch):
             end(*socks)
         closed = book.until("close", 60)
         assert len(closed) == 60, "the one that lives has none"
-        assert {bool(line["figures"]) for line in closed} == {True, False}
+        assert not all(line["figures"] for line in closed), "some reports were lost"
         assert book.counters["overruns"] >= 1
         end(*kept)
         assert len(book.until("close", 61)) == 61

@@ -33,11 +33,12 @@ import pack  # noqa: E402 - found by the path above
 #: Instructions of a warm connect with a backend, by those without.
 BAR = 1.10
 COSTS = {
-    "connect_min_us": "connect() where nobody else runs in between",
-    "byte_p50_us": "both ends, until the server's first byte",
+    "byte_min_us": "at best",
+    "byte_p50_us": "median",
 }
-"""What is judged. Not the median of connect(): whether the server's side runs before it
-returns or after is the scheduler's choice, so that it has two values."""
+"""What is judged: connect and the server's first byte, so the instructions of both ends. Not
+connect() alone: how much of the server's side runs before it returns is the scheduler's
+choice, so that it has several values."""
 LIST = """
 import sys
 sys.path.insert(0, sys.argv[1])
