@@ -143,14 +143,14 @@ def settle(lab: Lab) -> None:
     for node in NODES:
         lab.wait_router(node)
         wait_for(
-            lambda node=node: all(  # type: ignore[misc]
+            lambda node=node: all(  # type: ignore[misc] # a lambda's default
                 trunk["state"] == "up" for trunk in lab.slimctl(node, "status")["trunks"]
             ),
             20,
             f"the trunks of {node} are up",
         )
         wait_for(
-            lambda node=node: all(  # type: ignore[misc]
+            lambda node=node: all(  # type: ignore[misc] # a lambda's default
                 row["state"] == "up" for row in lab.slimctl(node, "endpoints")["endpoints"]
             ),
             20,

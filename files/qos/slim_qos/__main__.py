@@ -68,7 +68,7 @@ def put(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "edit":
         try:
             change = json.loads(sys.stdin.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingsError(f"standard input: not JSON ({error}); give an object") from error
         new = settings.edit(old, change)
     record = Record.load(options.record)
@@ -87,7 +87,13 @@ def put(options: argparse.Namespace) -> dict[str, Any]:
     if not options.check:
         # The file is compared as well: it may be of an older release.
         if changed or not options.config.exists():
-            settings.save(new, options.config)
+            try:
+                settings.save(new, options.config)
+            except OSError:
+                if new != old:  # the kernel must not have what the next boot would not
+                    with contextlib.suppress(ShaperError):
+                        _shape(old, Record.load(options.record), False)
+                raise
         if options.command == "edit":
             # Also when nothing has changed: it may not have taken it the last time.
             answer["router"] = router.tell(options.admin)

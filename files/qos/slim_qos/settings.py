@@ -290,7 +290,9 @@ def load(path: Path) -> Settings:
         return Settings()
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}; run as root") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except SettingsError:
+        raise
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, too
         raise SettingsError(
             f"{path}: damaged ({error}); remove it and run the slim_qos role again"
         ) from error

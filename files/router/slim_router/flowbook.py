@@ -244,6 +244,8 @@ class FlowBook:
         try:
             ends = self._ends[key] = Ends(fd, self.ports if key == HOST else None)
             blind = ends.blind
+            # What began and ended before we listened has a note, and no report.
+            self._suspect[key] = time.monotonic() + SETTLE_S
         except OSError as error:
             blind = str(error)
         if blind:

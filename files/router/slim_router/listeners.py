@@ -105,9 +105,10 @@ class Listener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         # First: a successor of ours must know of whatever is handed over.
         self.worker.table.add(cookie, row._replace(family=int(self.sock.family)))
+        waits = bool(self.queue) or not self._send(message, sock)
         if self.worker.flows is not None:
             self.worker.flows.opened_in(cookie, row, sock)
-        if self.queue or not self._send(message, sock):
+        if waits:
             self.queue.append((message, sock))
             self._watch()
         else:

@@ -22,6 +22,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator
 
 from . import wire
@@ -73,6 +74,7 @@ class RowFile:
 
     def load(self) -> Iterator[tuple[int, Row]]:
         """Every row that is kept, with its cookie; once, and first of all."""
+        now = time.monotonic()
         for slot in range(self._records, 0, -1):
             cookie, since, why, sport, dport, family, flags, src, dst = _RECORD.unpack_from(
                 self._map, slot * RECORD
@@ -86,7 +88,7 @@ class RowFile:
                 Row(
                     bool(flags & _OUTGOING), bool(flags & _SLIM),
                     why if why in wire.REASONS else wire.R_NONE,
-                    src, sport, dst, dport, since, family,
+                    src, sport, dst, dport, since if 0.0 <= since <= now else now, family,
                 ),
             )  # fmt: skip
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import socket
 import struct
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
 SO_MAX_PACING_RATE = 47  # include/uapi/asm-generic/socket.h
-PORTS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,19 @@ class Treatments:
     def __init__(self, message: dict[str, Any]) -> None:
         """*message* is the ``limits`` of the supervisor, which has checked it."""
         self.default = Treatment(**message["default"])
-        self._plain = _both(self.default)
-        self._by_port: dict[int, tuple[Options, Options]] = {}
-        # The first that names a port wins.
-        for first, last, fields in reversed(message["ports"]):
-            options = _both(Treatment(**fields))
-            for port in range(first, last + 1):
-                self._by_port[port] = options
+        plain = _both(self.default)
+        rules = [(first, last, _both(Treatment(**f))) for first, last, f in message["ports"]]
+        # From each of these ports on, up to the next one, the same rule wins: the first that
+        # names it. (A table of all ports would take megabytes.)
+        self._starts = sorted({0}.union(*({first, last + 1} for first, last, _unused in rules)))
+        self._options = [
+            next((made for first, last, made in rules if first <= port <= last), plain)
+            for port in self._starts
+        ]
 
     def dress(self, sock: socket.socket, port: int) -> None:
         """Set what connections to *port* have. Raises OSError."""
-        four, six = self._by_port.get(port, self._plain)
+        four, six = self._options[bisect_right(self._starts, port) - 1]
         for level, name, value in six if sock.family == socket.AF_INET6 else four:
             sock.setsockopt(level, name, value)
 

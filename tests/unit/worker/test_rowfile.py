@@ -26,7 +26,7 @@ US, THEM = pack_addr("10.44.0.1"), pack_addr("fd44::2")
 
 
 def row(sport: int, **changes) -> Row:
-    made = Row(True, True, 0, US, sport, THEM, 80, 1234.5, 10)
+    made = Row(True, True, 0, US, sport, THEM, 80, 0.5, 10)
     return made._replace(**changes)
 
 
@@ -231,3 +231,12 @@ def test_a_table_takes_over_what_was_kept(path):
     after.reap()
     file.close()
     assert kept(path) == {}
+
+
+def test_a_time_that_cannot_be_is_now(path):
+    file = RowFile(opened(path))
+    dict(file.load())
+    for cookie, since in enumerate((float("nan"), float("inf"), -1.0, 1e300)):
+        file.put(cookie, row(1, since=since))
+    file.close()
+    assert all(0.0 <= one.since < 1e9 for one in kept(path).values())
