@@ -11,8 +11,8 @@
 #include <linux/ptrace.h>
 
 #if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS) || !defined(CONFIG_KPROBES) || \
-	!defined(CONFIG_SECURITY_PATH)
-#error "slim_kmod needs CONFIG_DYNAMIC_FTRACE_WITH_ARGS, CONFIG_KPROBES and CONFIG_SECURITY_PATH"
+	!defined(CONFIG_SECURITY_PATH) || !defined(CONFIG_EPOLL)
+#error "slim_kmod needs DYNAMIC_FTRACE_WITH_ARGS, EPOLL, KPROBES and SECURITY_PATH"
 #endif
 
 /*

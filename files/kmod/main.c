@@ -70,6 +70,7 @@ static void __exit slim_exit(void)
 {
 	slim_control_exit();
 	slim_revoke_exit();
+	slim_watched_exit();
 	slim_hooks_detach();
 	destroy_workqueue(slim_workers);
 	slim_ops_exit();

@@ -90,14 +90,15 @@ static void slim_abort_all(struct list_head *batch)
 	pr_warn_ratelimited("some connections are held locked by their users; they are aborted when they let go\n");
 }
 
-/* Sockets of the batch that somebody but the router still has. */
+/* Sockets of the batch that somebody but the router and an epoll set still has. */
 static unsigned int slim_batch_held(const struct list_head *batch)
 {
 	struct slim_tag *tag;
 	unsigned int held = 0;
 
 	list_for_each_entry(tag, batch, batch)
-		if (READ_ONCE(tag->sk->sk_socket) && !READ_ONCE(tag->kept))
+		if (READ_ONCE(tag->sk->sk_socket) && !READ_ONCE(tag->kept) &&
+		    !slim_watched_only(tag))
 			held++;
 	return held;
 }
@@ -170,11 +171,8 @@ unsigned int slim_revoke(const u64 *cookies, size_t count)
 	}
 	slim_abort_all(&batch);
 	list_splice_tail(&again, &batch);
-	if (!list_empty(&batch)) {
-		/* Let epoll waiters fetch the event before the file goes. */
-		usleep_range(500, 1000);
+	if (!list_empty(&batch))
 		held = slim_remove(&batch);
-	}
 	list_for_each_entry_safe(tag, next, &batch, batch) {
 		list_del_init(&tag->batch);
 		sock_put(tag->sk);

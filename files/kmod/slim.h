@@ -7,6 +7,7 @@
  * hooks.c     ftrace hooks for the calls that proto_ops do not see
  * revoke.c    a tag's end: mark, abort, take the descriptors away
  * walk.c      finding and closing descriptors in other processes
+ * watched.c   what epoll sets watch stays until they have heard of the end
  * control.c   /proc/slim_kmod/control
  * report.c    /proc/slim_kmod/{tags,stats,version}
  * selftest.c  proof, at load, that the hooks refuse and let through
@@ -46,6 +47,9 @@ struct slim_tag {
 	enum slim_state state;		/* changed under the table's lock */
 	pid_t holder;			/* last walk's finding, for a reader */
 	bool kept;			/* somebody of the router's has a copy */
+	struct file *file;		/* kept for epoll sets, see watched.c */
+	struct list_head watched;
+	unsigned long kept_until;	/* jiffies */
 };
 
 /* The operations of one address family: what it had, and our two sets. */
@@ -123,6 +127,11 @@ unsigned int slim_walk_close(unsigned int *queued);
 void slim_walk_holders(void);
 bool slim_walk_wait(unsigned int before, unsigned long timeout);
 unsigned int slim_walk_pending(void);
+
+/* watched.c */
+void slim_watched_keep(struct file *file);
+bool slim_watched_only(struct slim_tag *tag);
+void slim_watched_exit(void);
 
 /* control.c, report.c */
 int slim_control_init(void);

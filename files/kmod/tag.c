@@ -307,7 +307,8 @@ void slim_tags_each(unsigned int bucket, void (*each)(struct slim_tag *tag, void
 static void slim_count_held(struct slim_tag *tag, void *data)
 {
 	/* TCP's sockets are typesafe by RCU, and we are under it. */
-	if (READ_ONCE(tag->state) == SLIM_REVOKED && READ_ONCE(tag->sk->sk_socket))
+	if (READ_ONCE(tag->state) == SLIM_REVOKED && READ_ONCE(tag->sk->sk_socket) &&
+	    !slim_watched_only(tag))
 		(*(unsigned int *)data)++;
 }
 

@@ -140,6 +140,7 @@ static void slim_close_own(void)
 
 	/* A dying task has let go of its table, or is about to. */
 	while (files && (fd = iterate_fd(files, fd, slim_take_slot, &file)) > 0) {
+		slim_watched_keep(file);
 		filp_close(file, files);
 		atomic64_inc(&slim_stats.closed);
 	}

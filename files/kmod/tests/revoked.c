@@ -240,7 +240,45 @@ static void test_sleepers(int kind)
 	}
 	close(channel[0]);
 	close(channel[1]);
-	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
+	/* The epoll set's stays for a while. */
+	check(stat_wait("tags", 0, 15), "tags: %ld", stat_read("tags"));
+}
+
+/* An event loop that is busy while it loses its descriptor. */
+static int run_watched(void *data)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd = *(int *)data, set = epoll_create1(0), i;
+
+	need(!epoll_ctl(set, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
+	raise(SIGSTOP);
+	check(gone(fd, 10), "the descriptor is still there");
+	for (i = 0; i < 2; i++) {
+		event.events = 0;
+		check(epoll_wait(set, &event, 1, 0) == 1, "epoll_wait: nothing");
+		check((event.events & EPOLLERR) && (event.events & EPOLLHUP), "epoll_wait: %x",
+		      event.events);
+	}
+	return failures;
+}
+
+static void test_watched(void)
+{
+	struct pair pair = pair_tagged(PAIR_V4);
+	long before = stat_read("leftovers_total");
+	pid_t pid = container_start(run_watched, &pair.fd, false);
+	int status;
+
+	close(pair.fd);
+	need(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status), "watching");
+	kill(pid, SIGCONT);
+	check(control_revoke(&pair.cookie, 1) == sizeof(struct record), "revoke");
+	check(stat_read("leftovers_total") == before, "a watched socket is a leftover");
+	check(stat_read("held") == 0, "held: %ld", stat_read("held"));
+	check_reset(pair.peer);
+	check(!finish(pid), "watched");
+	check(stat_wait("tags", 0, 15), "tags: %ld", stat_read("tags"));
+	close(pair.peer);
 }
 
 /* Every call on a revoked socket that is still held. */
@@ -551,6 +589,7 @@ int main_revoked(int argc, char **argv)
 	for (kind = PAIR_V4; kind <= PAIR_MAPPED; kind++)
 		test_sleepers(kind);
 	test_connecting();
+	test_watched();
 	test_queued();
 	test_stopped();
 	test_forks();

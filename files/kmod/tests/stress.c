@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -27,9 +28,13 @@ static uint32_t dice(uint32_t sides)
 static int run_child(void *data)
 {
 	int fd = *(int *)data, copy = dup(fd), turn;
+	struct epoll_event event = { .events = EPOLLRDHUP };
 	struct pollfd poller = { fd, POLLIN, 0 };
 	char bytes[512] = "";
 
+	/* The revocation may have come first. */
+	if (dice(2))
+		epoll_ctl(epoll_create1(0), EPOLL_CTL_ADD, fd, &event);
 	for (turn = 0; turn < 20; turn++) {
 		if (send(fd, bytes, sizeof(bytes), MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
 		    (errno == ECONNABORTED || errno == EBADF))
