@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -11,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,21 +140,31 @@ def kill(lab: Lab, node: str) -> None:
     wait_for(lambda: not any(alive(pid) for pid in pids), what=f"the router of {node} is dead")
 
 
+@contextlib.contextmanager
+def gone(lab: Lab, *nodes: str) -> Iterator[None]:
+    """Routers of these nodes are dead and stay dead inside the block."""
+    for node in nodes:
+        lab.keeper(node, "hold")
+    try:
+        for node in nodes:
+            kill(lab, node)
+        yield
+    finally:
+        for node in nodes:
+            lab.keeper(node, "resume")
+        for node in nodes:
+            lab.wait_router(node)
+
+
 def settle(lab: Lab) -> None:
     """Both routers serve and their trunk is up."""
+
+    def are_up(node: str, command: str, rows: str) -> bool:
+        return all(row["state"] == "up" for row in lab.slimctl(node, command)[rows])
+
     for node in NODES:
         lab.wait_router(node)
-        wait_for(
-            lambda node=node: all(  # type: ignore[misc] # a lambda's default
-                trunk["state"] == "up" for trunk in lab.slimctl(node, "status")["trunks"]
-            ),
-            20,
-            f"the trunks of {node} are up",
-        )
-        wait_for(
-            lambda node=node: all(  # type: ignore[misc] # a lambda's default
-                row["state"] == "up" for row in lab.slimctl(node, "endpoints")["endpoints"]
-            ),
-            20,
-            f"the endpoints of {node} are up",
-        )
+        for command, rows in (("status", "trunks"), ("endpoints", "endpoints")):
+            wait_for(
+                functools.partial(are_up, node, command, rows), 20, f"the {rows} of {node} are up"
+            )

@@ -26,6 +26,7 @@ from tests.integration.helpers import (
     PEER_PORT,
     PYTHON,
     SOURCES,
+    gone,
     kill,
     read_until,
     settle,
@@ -43,10 +44,11 @@ Policy = dict[str, Any]
 class Holder:
     """holder.py in an endpoint."""
 
-    def __init__(self, lab: Lab, endpoint: str, address: str) -> None:
+    def __init__(self, lab: Lab, endpoint: str, address: str, mode: str = "slim") -> None:
         self.process = lab.popen(
             endpoint,
             [PYTHON, SOURCES / "holder.py", address],
+            mode,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -221,6 +223,61 @@ def test_what_a_dead_router_had_handed_over_is_judged_by_the_next(ruled: Lab, no
     assert "ok" in looked.values() and set(looked.values()) != {"ok"}, (began, looked)
 
 
+def is_dead(word: str) -> bool:
+    return word in ("ECONNABORTED", "ECONNRESET", "EPIPE", "end")
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_what_was_made_while_a_router_was_away_is_judged_by_the_next(ruled: Lab, node: str) -> None:
+    """node1's made it, node2's accepted it; the list is for that side alone, and after it."""
+    holder = Holder(ruled, "c1", ruled.ip("c2"))
+    with gone(ruled, node):
+        doomed, kept = holder.open(PEER_PORT, 5), holder.open(OTHER_PORT, 5)
+        assert set(holder.look().values()) == {"ok"}
+    settle(ruled)
+    assert set(holder.look().values()) == {"ok"}
+    policy = deny(ruled, "c1", "c2", PEER_PORT)
+    foreseen, done = push(ruled, node, policy, "--dry-run"), push(ruled, node, policy)
+    assert of_pair(foreseen) == of_pair(done)
+    assert len(of_pair(done)) == len(doomed)
+    looked = holder.look()
+    assert all(is_dead(looked[number]) for number in doomed), looked
+    assert all(looked[number] == "ok" for number in kept), looked
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_router_that_comes_back_ends_what_its_list_forbids(ruled: Lab, node: str) -> None:
+    """The list was there before; what it forbids came while nobody judged, or comes when an
+    accept() that had begun then takes it."""
+    push(ruled, node, deny(ruled, "c1", "c2", PEER_PORT))
+    holder = Holder(ruled, "c1", ruled.ip("c2"))
+    with gone(ruled, node):
+        doomed, kept = holder.open(PEER_PORT, 5), holder.open(OTHER_PORT, 5)
+        assert set(holder.look().values()) == {"ok"}
+    settle(ruled)
+    late = holder.open(PEER_PORT, 5)
+    began = holder.wait()
+
+    def are_dead() -> bool:
+        looked = holder.look()
+        return all(is_dead(looked.get(number, "end")) for number in doomed + late)
+
+    wait_for(are_dead, BITE_S, f"all that is forbidden is dead; began {began}")
+    assert all(holder.look()[number] == "ok" for number in kept)
+
+
+def test_a_program_without_the_shim_is_judged_when_the_list_comes(ruled: Lab) -> None:
+    """By the side that made the connection alone."""
+    holder = Holder(ruled, "c1", ruled.ip("c2"), "overlay")
+    doomed, kept = holder.open(PEER_PORT, 3), holder.open(OTHER_PORT, 3)
+    assert set(holder.look().values()) == {"ok"}
+    done = push(ruled, "node1", deny(ruled, "c1", "c2", PEER_PORT))
+    assert [row[:4] for row in of_pair(done)] == [("c1", "out", PEER_PORT, "overlay")] * 3
+    looked = holder.look()
+    assert all(is_dead(looked[number]) for number in doomed), looked
+    assert all(looked[number] == "ok" for number in kept), looked
+
+
 def test_programs_of_ipv4_mapped_addresses_are_judged_by_the_address(ruled: Lab) -> None:
     holder = Holder(ruled, "c1", ruled.ip("c2"))
     mapped = f"::ffff:{ruled.ip('c2')}"
@@ -276,14 +333,8 @@ class Model:
 
 
 def stumble(lab: Lab, dice: random.Random, steps: int, *, deaths: bool) -> None:
-    """Random connects, lists and, with *deaths*, ends of one of the routers; nothing forbidden
-    may live when all is said.
-
-    Where a router dies both hosts have the list: what a program does over the overlay while
-    its router is away is known, and judged, on the other side alone (docs/architecture.md,
-    "Policy", Limits).
-    """
-    mortal = dice.choice(NODES)
+    """Random connects, lists and, with *deaths*, ends of the routers; nothing forbidden may
+    live when all is said."""
     holder, model, ports = Holder(lab, "c1", lab.ip("c2")), Model(), (PEER_PORT, OTHER_PORT)
     port_of: dict[int, int] = {}
     safe: set[int] = set()  # numbers that no list has forbidden since they began
@@ -298,17 +349,14 @@ def stumble(lab: Lab, dice: random.Random, steps: int, *, deaths: bool) -> None:
                 if not model.forbids(port):
                     safe.add(number)
         if act in ("push", "both"):
-            told = NODES if deaths else (node,)
-            for each in told:
-                model.denied[each] ^= {port}
+            model.denied[node] ^= {port}
             if model.forbids(port):
                 safe -= {number for number, of in port_of.items() if of == port}
-            for each in told:
-                lab.wait_router(each)
-                push(lab, each, model.policy(lab, each))
+            lab.wait_router(node)
+            push(lab, node, model.policy(lab, node))
         elif act == "kill":
-            lab.wait_router(mortal)
-            kill(lab, mortal)
+            lab.wait_router(node)
+            kill(lab, node)
     settle(lab)
     # Whoever was still connecting may come through in the next moment only to end in it.
     began = holder.wait()

@@ -8,7 +8,6 @@ router: kill -9                router: kill -9
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from tests.integration.helpers import (
     SOURCES,
     Words,
     build,
+    gone,
     kill,
     read_until,
     run_program,
@@ -31,22 +31,6 @@ from tests.integration.helpers import (
 )
 
 COUNT = 20
-
-
-@contextlib.contextmanager
-def gone(lab: Lab, *nodes: str) -> Iterator[None]:
-    """Routers of these nodes are dead and stay dead inside the block."""
-    for node in nodes:
-        lab.keeper(node, "hold")
-    try:
-        for node in nodes:
-            kill(lab, node)
-        yield
-    finally:
-        for node in nodes:
-            lab.keeper(node, "resume")
-        for node in nodes:
-            lab.wait_router(node)
 
 
 def connects(lab: Lab, program: str = "test_connect_blocking", mode: str = "slim") -> int:

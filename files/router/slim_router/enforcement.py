@@ -213,8 +213,9 @@ class Enforcement:
         this = self._round
         if this is None or revision != this.policy.revision:
             return
-        for row in rows:
-            self._add(this, ep, row)
+        if ep in this.waiting:  # and not what is found later
+            for row in rows:
+                self._add(this, ep, row)
         for row in message.get("missing", ()):
             this.missing.append((ep, row))
         if message["last"]:

@@ -5,7 +5,9 @@ Our part of the list comes in pieces (slices.py), is compiled a few milliseconds
 (matcher.py), and takes the place of the old one between two passes. In that same step
 everything that is under way and forbidden now ends, so that nothing of it is handed
 over; the rows of the connection table are then judged anew, and the forbidden ones
-revoked (revoker.py).
+revoked (revoker.py). Connections over the overlay that nobody asked us about are looked
+for (overlay.py) with each list, for a while after it and after our start, and each time
+that the table is compared with the kernel.
 
 Judged is what comes from, or goes to, another address of the overlay: not what a
 container says to itself, and not what reaches it on an address off the overlay.
@@ -14,12 +16,13 @@ container says to itself, and not what reaches it on an address off the overlay.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import wire
+from .loop import PASS_S
 from .matcher import Side, Table
-from .revoker import PASS_S, Pairs, Revoker
+from .revoker import Revoker
 from .row import Row
 from .slices import Assembler, PieceError, Slice
 from .table import describe
@@ -27,6 +30,7 @@ from .table import describe
 if TYPE_CHECKING:
     import socket
 
+    from .overlay import Found
     from .sockdiag import Sock
     from .worker import Worker
 
@@ -37,8 +41,9 @@ MISSING_MAX = 2000
 YOUNG_S = 5.0
 """A row of this age may be that of a connect whose first packet is still to be sent: its
 worker said "plain" or "go on" an instant before the list changed."""
-SWEEPS_S = (0.02, 0.08, 0.2, 0.3, 0.3)
-"""Pauses between looks for such connects; all within the second that we promise."""
+LOOKS_S = (0.02, 0.08, 0.2, 0.3, 0.4, 0.5, 0.5, 1.0)
+"""Pauses between looks at the overlay's connections: what a list overtook is found within the
+second that we promise; what shims do without us until they know that we are there, in three."""
 
 
 class Gate:
@@ -54,10 +59,17 @@ class Gate:
         self.ingress: Table | None = None
         self._assembler = Assembler()
         self._steps: Generator[None, None, tuple[Table | None, Table | None]] | None = None
-        self._sweep: _Sweep | None = None
+        self._pauses: Iterator[float] = iter(())
+        self._watching = False  # a look is under way or to come
+        self._asked = False  # for another watch, while there is one
         self._coming = -1  # the revision that is being compiled
 
     # --- judging ----------------------------------------------------------------
+
+    @property
+    def judges(self) -> bool:
+        """Is there anything that the list could forbid?"""
+        return self.egress is not None or self.ingress is not None
 
     def forbids_out(self, peer: bytes, dport: int) -> bool:
         """May we not connect to *peer* (16 bytes) on port *dport*?"""
@@ -155,11 +167,11 @@ class Gate:
             # Nothing is under way, but what a predecessor has handed over may live. (The
             # loop, and in secure mode the backend, come later.)
             self.awaited = False
-            worker.loop.next_pass(_Enforcement(self, revision, set()).start)
+            worker.loop.next_pass(_Enforcement(self, revision, overtaken=True).start)
             return
-        pairs = worker.outbound.purge(self.forbids_out)
+        overtaken = worker.outbound.purge(self.forbids_out)
         worker.inbound.purge(self.forbids_in)
-        job = _Enforcement(self, revision, pairs)
+        job = _Enforcement(self, revision, overtaken=overtaken)
         for listener in list(worker.listeners.by_cookie.values()):
             for cookie in listener.purge(self._forbids_queued):
                 job.dropped(cookie)
@@ -170,20 +182,37 @@ class Gate:
             return self.forbids_overlay(sock, src, dport)
         return self.forbids_in(src, dport)
 
-    def sweep(self, pair: tuple[bytes, int]) -> None:
-        """An application connects to *pair* over the overlay, on our word, which the policy has
-        overtaken: abort it, also if its first packet is yet to be sent."""
-        self.sweep_later({pair})
+    # --- what nobody asked us about -----------------------------------------------------
 
-    def sweep_later(self, pairs: Pairs) -> None:
-        """Look for overlay connects to *pairs*, soon and for a while."""
-        if self._sweep is None:
-            self._sweep = _Sweep(self)
-        self._sweep.add(pairs)
+    def watch(self) -> None:
+        """Look for forbidden connections over the overlay, soon and for a while: a connect that
+        the list has overtaken may reach the kernel as a packet only then."""
+        self._pauses = iter(LOOKS_S)
+        if not self._watching and self.judges:
+            self.next_look()
 
-    def sweep_over(self) -> None:
-        """It has looked often enough."""
-        self._sweep = None
+    def watch_on_demand(self) -> None:
+        """The same on the word of a shim, which may be hostile: never oftener than that."""
+        if self._watching:
+            self._asked = self.judges
+        else:
+            self.watch()
+
+    def look(self) -> None:
+        """Once, now."""
+        if not self._watching and self.judges:
+            self._watching = True
+            _Look(self).start()
+
+    def next_look(self) -> None:
+        """One has ended, or a watch begins."""
+        pause = next(self._pauses, None)
+        if pause is None and self._asked:
+            self._asked, self._pauses = False, iter(LOOKS_S)
+            pause = next(self._pauses)
+        self._watching = pause is not None
+        if pause is not None:
+            self.worker.loop.after(pause, lambda: _Look(self).start())
 
     # --- towards the supervisor ------------------------------------------------------
 
@@ -208,9 +237,17 @@ class Gate:
                 **head, last=last, cause=cause if last else "", revoked=rows[start : start + PIECE]
             )
 
+    def tell_late(self, rows: list[dict[str, object]]) -> None:
+        """*rows* that a look has found and revoked."""
+        for start in range(0, len(rows), PIECE):
+            self.worker.tell(
+                op="enforced", revision=self.revision, last=False, cause="",
+                revoked=rows[start : start + PIECE],
+            )  # fmt: skip
+
     def revoke(self, number: int, cookies: list[int]) -> None:
         """Take these connections of ours away, whatever the list says; answer as *number*."""
-        _Order(self, number, cookies).revoke()
+        _Order(self, number, cookies).start()
 
 
 class _Revocation:
@@ -221,11 +258,42 @@ class _Revocation:
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.worker = gate.worker
-        self._pairs: Pairs = set()
         self._began = time.monotonic()
+        self._cause = ""
         self._rows: dict[int, Row] = {}
         self._rules: dict[int, int] = {}
+        self._known: dict[tuple[bool, bytes, int], int | None] = {}
         self._revoked: dict[int, dict[str, object]] = {}
+
+    def start(self) -> None:
+        """Find what is meant and revoke it, in steps."""
+        self.worker.loop.in_steps(self._find(), self._found)
+
+    def _find(self) -> Generator[None, None, None]:
+        """Fill in the rows."""
+        raise NotImplementedError
+
+    def _end(self, rows: list[dict[str, object]], cause: str) -> None:
+        """All are dead that could be."""
+        raise NotImplementedError
+
+    def _ask(self, found: Generator[None, None, Found]) -> Generator[None, None, Found]:
+        """What Overlay finds; nothing if the kernel does not answer."""
+        try:
+            return (yield from found)
+        except OSError as error:
+            self.worker.count("look_failed")
+            self._cause = f"sock_diag: {error.strerror or error}"
+            return []
+
+    def _judge(self, cookie: int, row: Row) -> None:
+        """Take it if the list forbids it."""
+        key = (row.outgoing, row.dst if row.outgoing else row.src, row.dport)
+        if key not in self._known:
+            self._known[key] = self.gate._verdict(row)
+        rule = self._known[key]
+        if rule is not None:
+            self._rows[cookie], self._rules[cookie] = row, rule
 
     def _note(self, row: Row, cookie: int, sock: Sock | None, rule: int | None) -> None:
         said = describe(self.worker.name, row, sock, self._began)
@@ -234,19 +302,14 @@ class _Revocation:
         if self.worker.flows is not None:
             self.worker.flows.revoked(cookie, row, sock, ordered=self.ordered)
 
-    def revoke(self) -> None:
-        """Begin with the revocation; the answer comes when all are dead."""
-        Revoker(self.worker, self._rows, self._pairs, self._seen, self._over).start()
+    def _found(self, _none: None) -> None:
+        Revoker(self.worker, self._rows, self._seen, self._over).start()
 
-    def _seen(self, cookie: int, row: Row | None, sock: Sock) -> bool:
-        if row is not None and not _is_of(self.gate, row, sock):
+    def _seen(self, cookie: int, row: Row, sock: Sock) -> bool:
+        if not _is_of(self.gate, row, sock):
             return False
         if cookie not in self._revoked:
-            if row is None:
-                rule = self.gate._verdict(made := _row_of(self.worker, sock))
-                self._note(made, cookie, sock, rule)
-            else:
-                self._note(row, cookie, sock, self._rules.get(cookie))
+            self._note(row, cookie, sock, self._rules.get(cookie))
         return True
 
     def _over(self, cause: str) -> None:
@@ -254,10 +317,7 @@ class _Revocation:
             # A socket that was not there yet keeps its row: the table finds out by itself.
             if cookie in self._revoked:
                 self.worker.table.drop(cookie)
-        self._end(list(self._revoked.values()), cause)
-
-    def _end(self, rows: list[dict[str, object]], cause: str) -> None:
-        raise NotImplementedError
+        self._end(list(self._revoked.values()), cause or self._cause)
 
 
 class _Order(_Revocation):
@@ -268,8 +328,13 @@ class _Order(_Revocation):
     def __init__(self, gate: Gate, number: int, cookies: list[int]) -> None:
         super().__init__(gate)
         self._number = number
-        rows = self.worker.table.rows
-        self._rows = {cookie: rows[cookie] for cookie in cookies if cookie in rows}
+        self._cookies = cookies
+
+    def _find(self) -> Generator[None, None, None]:
+        rows = dict(self.worker.table.rows)
+        for row, sock in (yield from self._ask(self.worker.overlay.unasked())):
+            rows[sock.cookie] = row
+        self._rows = {cookie: rows[cookie] for cookie in self._cookies if cookie in rows}
 
     def _end(self, rows: list[dict[str, object]], cause: str) -> None:
         self.gate.tell_rows(rows, cause, op="revoked", id=self._number)
@@ -278,12 +343,11 @@ class _Order(_Revocation):
 class _Enforcement(_Revocation):
     """A new list against the connections that live."""
 
-    def __init__(self, gate: Gate, revision: int, pairs: Pairs) -> None:
+    def __init__(self, gate: Gate, revision: int, *, overtaken: bool) -> None:
+        """*overtaken*: applications may be connecting where they must not any more."""
         super().__init__(gate)
         self.revision = revision
-        self._pairs = pairs
-        self._known: dict[tuple[bool, bytes, int], int | None] = {}
-        self._left = iter(list(self.worker.table.rows))
+        self._overtaken = overtaken
 
     def dropped(self, cookie: int) -> None:
         """A row whose connection was reset where it waited."""
@@ -291,36 +355,21 @@ class _Enforcement(_Revocation):
         if row is not None:
             self._note(row, cookie, None, self.gate._verdict(row))
 
-    def start(self) -> None:
-        """Judge the rows, a few milliseconds a pass."""
-        end = time.monotonic() + PASS_S
-        rows, known = self.worker.table.rows, self._known
-        while True:
-            for _unused in range(ROWS):
-                cookie = next(self._left, None)
-                if cookie is None:
-                    self._judged()
-                    return
-                row = rows.get(cookie)
-                if row is None:
-                    continue
-                key = (row.outgoing, row.dst if row.outgoing else row.src, row.dport)
-                if key not in known:
-                    known[key] = self.gate._verdict(row)
-                rule = known[key]
-                if rule is not None:
-                    self._rows[cookie], self._rules[cookie] = row, rule
-            if time.monotonic() > end:
-                break
-        self.worker.loop.next_pass(self.start)
-
-    def _judged(self) -> None:
-        del self._known
-        for row in self._rows.values():
-            # A host connection's handshake that we abort makes the shim take the overlay.
-            if row.outgoing and self._began - row.since < YOUNG_S:
-                self._pairs.add((row.dst, row.dport))
-        self.revoke()
+    def _find(self) -> Generator[None, None, None]:
+        if self.gate.judges:
+            for row, sock in (yield from self._ask(self.worker.overlay.unasked())):
+                self._judge(sock.cookie, row)
+            rows = self.worker.table.rows
+            for number, cookie in enumerate(list(rows), 1):
+                known = rows.get(cookie)
+                if known is not None and cookie not in self._rows:
+                    self._judge(cookie, known)
+                if number % ROWS == 0:
+                    yield
+        # A host connection's handshake that we abort makes the shim take the overlay.
+        self._overtaken |= any(
+            row.outgoing and self._began - row.since < YOUNG_S for row in self._rows.values()
+        )
 
     def _end(self, rows: list[dict[str, object]], cause: str) -> None:
         missing = [
@@ -328,56 +377,22 @@ class _Enforcement(_Revocation):
             for cookie, row in self._rows.items()
             if cookie not in self._revoked
         ]
+        if self._overtaken:
+            self.gate.watch()
         self.gate._tell(self.revision, rows, cause, missing[:MISSING_MAX])
-        if self._pairs:
-            self.gate.sweep_later(self._pairs)
 
 
-class _Sweep:
-    """Looks for overlay connects to forbidden destinations, several times: our word to go
-    ahead may reach the kernel as a packet only when we have looked already."""
+class _Look(_Revocation):
+    """The list in force against what the kernel knows of the overlay."""
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-        self.pairs: Pairs = set()
-        self._pauses = iter(SWEEPS_S)
-        self._waiting = False
+    def _find(self) -> Generator[None, None, None]:
+        if self.gate.judges:
+            for row, sock in (yield from self._ask(self.worker.overlay.walk())):
+                self._judge(sock.cookie, row)
 
-    def add(self, pairs: Pairs) -> None:
-        """Look for *pairs* too, as often as for the others."""
-        self.pairs |= pairs
-        self._pauses = iter(SWEEPS_S)
-        if not self._waiting:
-            self._later("")
-
-    def _later(self, _cause: str) -> None:
-        pause = next(self._pauses, None)
-        self._waiting = pause is not None
-        if pause is None:
-            self.gate.sweep_over()
-        else:
-            self.gate.worker.loop.after(pause, self._look)
-
-    def _look(self) -> None:
-        # A later list may allow it.
-        self.pairs = {pair for pair in self.pairs if self.gate.forbids_out(*pair)}
-        if self.pairs:
-            Revoker(self.gate.worker, {}, self.pairs, self._seen, self._later).start()
-        else:
-            self.gate.sweep_over()
-
-    def _seen(self, cookie: int, _row: Row | None, sock: Sock) -> bool:
-        worker = self.gate.worker
-        worker.count("revoked")
-        if worker.flows is not None:
-            worker.flows.revoked(cookie, _row_of(worker, sock), sock, ordered=False)
-        return True
-
-
-def _row_of(worker: Worker, sock: Sock) -> Row:
-    return Row(
-        True, False, wire.R_NONE, worker.vip, sock.sport, sock.dst, sock.dport, time.monotonic()
-    )
+    def _end(self, rows: list[dict[str, object]], _cause: str) -> None:
+        self.gate.tell_late(rows)
+        self.gate.next_look()
 
 
 def _is_of(gate: Gate, row: Row, sock: Sock) -> bool:

@@ -13,7 +13,8 @@ import select
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import TypeVar
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
@@ -21,6 +22,10 @@ HUP = select.EPOLLHUP | select.EPOLLERR
 RDHUP = select.EPOLLRDHUP
 SWEEP = 256  # cancelled timers that may lie in the heap
 BATCH = 32  # events a pass: what they say must not be old news when we come to them
+PASS_S = 0.002
+"""Seconds of long work after which the loop has its turn: applications wait for it."""
+
+T = TypeVar("T")
 
 
 class Timer:
@@ -85,6 +90,19 @@ class Loop:
     def next_pass(self, call: Callable[[], None]) -> None:
         """Run *call* after everything that is ready now has been handled."""
         self.deferred.append(call)
+
+    def in_steps(self, steps: Generator[None, None, T], done: Callable[[T], None]) -> None:
+        """Long work: begin with *steps* now, go on for ``PASS_S`` a pass; *done* gets what they
+        return."""
+        end = time.monotonic() + PASS_S
+        try:
+            next(steps)
+            while time.monotonic() < end:
+                next(steps)
+        except StopIteration as over:
+            done(over.value)
+        else:
+            self.next_pass(lambda: self.in_steps(steps, done))
 
     def _timeout(self) -> float:
         if self.deferred:

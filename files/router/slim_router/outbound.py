@@ -256,19 +256,19 @@ class Outbound:
             self.worker.flows.refused_out(peer, lport, pport)
         shim.reply(wire.message(wire.REFUSED, seq, error=errno.ECONNREFUSED))
 
-    def purge(self, forbids: Callable[[bytes, int], bool]) -> set[tuple[bytes, int]]:
-        """A new policy *forbids* some (destination, port): what leads there ends. Those that
-        an application may be connecting to over the overlay at this moment."""
+    def purge(self, forbids: Callable[[bytes, int], bool]) -> bool:
+        """A new policy *forbids* some (destination, port): what leads there ends. May an
+        application be connecting to one over the overlay at this moment?"""
         for key in [key for key in self.leases if forbids(*key)]:
             del self.leases[key]
         for cookie in [c for c, a in self.offered.items() if forbids(a.peer, a.pport)]:
             del self.offered[cookie]
-        under_way = set()
+        under_way = False
         for attempt in [a for a in self.attempts.values() if forbids(a.peer, a.pport)]:
             if attempt.overlay is not None:  # a renewal, which is our own
                 self._finish(attempt)
                 continue
-            under_way.add((attempt.peer, attempt.pport))
+            under_way = True
             attempt.forbidden = True
             self._fail(attempt, wire.R_REFUSED)
         return under_way
@@ -339,7 +339,7 @@ class Outbound:
             return
         attempt.sport = sport
         if attempt.forbidden:
-            self.worker.gate.sweep((attempt.peer, attempt.pport))
+            self.worker.gate.watch()
             return
         if attempt.location is not None:
             self._prepare(attempt)
@@ -518,7 +518,7 @@ class Outbound:
         self._overlay_row(attempt.app_cookie, attempt.peer, attempt.pport, attempt.failed, now)
         attempt.swap_shim.reply(wire.message(wire.KEEP, attempt.swap_seq, error=attempt.failed))
         if attempt.forbidden:
-            self.worker.gate.sweep((attempt.peer, attempt.pport))
+            self.worker.gate.watch()
         self._finish(attempt)
 
     def _finish(self, attempt: Attempt) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING
 
@@ -30,13 +29,8 @@ ROUNDS = 4  # times that the kernel is asked for what should be dead
 TAKEN_AT_ONCE = 1024
 """Sockets that one call of the backend takes: the module walks through all processes for
 each, and takes as many in one write (secure.BATCH)."""
-PASS_S = 0.002
-"""Seconds after which the loop has its turn: applications wait for it."""
 
-Pairs = set[tuple[bytes, int]]
-"""(destination, port) of connections that this endpoint opens."""
-
-Seen = Callable[[int, Row | None, sockdiag.Sock], bool]
+Seen = Callable[[int, Row, sockdiag.Sock], bool]
 """Told of each socket before it is aborted; False spares it."""
 
 
@@ -44,39 +38,27 @@ class Revoker:
     """One revocation, in steps on the worker's loop."""
 
     def __init__(
-        self, worker: Worker, rows: Mapping[int, Row], pairs: Pairs, seen: Seen,
-        done: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        """*rows* by cookie; *pairs* whose overlay sockets, with or without a row, are meant
-        too. *done* is called with "", or with what went wrong."""
+        self, worker: Worker, rows: Mapping[int, Row], seen: Seen, done: Callable[[str], None]
+    ) -> None:
+        """*rows* by cookie. *done* is called with "", or with what went wrong."""
         self.worker = worker
         self._rows = rows
-        self._pairs = pairs
         self._seen = seen
         self._done = done
         self._cause = ""
-        self._steps = self._all()
 
     def start(self) -> None:
         """Begin now, go on with the passes of the loop."""
-        end = time.monotonic() + PASS_S
-        try:
-            next(self._steps)
-            while time.monotonic() < end:
-                next(self._steps)
-        except StopIteration:
-            self._done(self._cause)
-        else:
-            self.worker.loop.next_pass(self.start)
+        self.worker.loop.in_steps(self._all(), lambda _none: self._done(self._cause))
 
     def _all(self) -> Generator[None, None, None]:
         host = {cookie for cookie, row in self._rows.items() if row.slim}
         overlay = {cookie for cookie, row in self._rows.items() if not row.slim}
         if host:
             yield from self._by_backend(host)
-            yield from self._by_kernel(0, host, set())
-        if overlay or self._pairs:
-            yield from self._by_kernel(1, overlay, self._pairs)
+            yield from self._by_kernel(0, host)
+        if overlay:
+            yield from self._by_kernel(1, overlay)
 
     def _by_backend(self, cookies: set[int]) -> Generator[None, None, None]:
         backend = self.worker.backend
@@ -100,37 +82,28 @@ class Revoker:
             for family in (socket.AF_INET, socket.AF_INET6):
                 for found in sockdiag.hunt(nl, family, cookies):
                     for sock, _unused in found:
-                        self._seen(sock.cookie, self._rows.get(sock.cookie), sock)
+                        self._seen(sock.cookie, self._rows[sock.cookie], sock)
                     yield
 
-    def _by_kernel(
-        self, place: int, cookies: set[int], pairs: Pairs
-    ) -> Generator[None, None, None]:
+    def _by_kernel(self, place: int, cookies: set[int]) -> Generator[None, None, None]:
         """*place*: 0 the host's namespace, 1 the endpoint's."""
         try:
             with self.worker.open_diag(place) as nl:
                 for _unused in range(ROUNDS):
-                    if not (yield from self._round(nl, cookies, pairs)):
+                    if not (yield from self._round(nl, cookies)):
                         break
         except OSError as error:
             self.worker.count("revoke_failed")
             self._cause = f"sock_diag: {error.strerror or error}"
 
-    def _round(
-        self, nl: socket.socket, cookies: set[int], pairs: Pairs
-    ) -> Generator[None, None, int]:
+    def _round(self, nl: socket.socket, cookies: set[int]) -> Generator[None, None, int]:
         """Abort what lives; how many those were."""
         aborted = 0
         for family in (socket.AF_INET, socket.AF_INET6):
-            remotes = {
-                sockdiag.remote(family, address, port)
-                for address, port in pairs
-                if family == socket.AF_INET6 or _is_v4(address)
-            }
             names: list[bytes] = []
-            for found in sockdiag.hunt(nl, family, cookies, remotes):
+            for found in sockdiag.hunt(nl, family, cookies):
                 for sock, name in found:
-                    if self._seen(sock.cookie, self._rows.get(sock.cookie), sock):
+                    if self._seen(sock.cookie, self._rows[sock.cookie], sock):
                         names.append(name)
                 yield
             for start in range(0, len(names), sockdiag.DESTROYS):
@@ -140,10 +113,6 @@ class Revoker:
                 yield
             aborted += len(names)
         return aborted
-
-
-def _is_v4(address: bytes) -> bool:
-    return address[:12] == b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 
 
 def _explain(code: int) -> str:

@@ -119,8 +119,9 @@ class Shim:
             elif cookie:
                 outbound.warm_failed(cookie)
             else:
-                # connects that the shim sent over the overlay without an answer of ours
+                # connections that took the overlay without an answer of ours
                 self.worker.counters["connect_overlay_no_router"] += count
+                self.worker.gate.watch_on_demand()
         elif kind == wire.LISTEN and self.greeted:
             self.listen(seq, flags, family, value, cookie, fds)
         elif kind == wire.WHO and self.greeted:

@@ -39,6 +39,8 @@ STATES = {
 LIVE = 0xFFF & ~(1 << 6 | 1 << 7 | 1 << 10 | 1 << 12)
 """Mask of the states of connections: without TIME_WAIT, CLOSE and LISTEN."""
 
+LISTEN = 1 << 10
+
 RECEIVE_SIZE = 1 << 18  # the kernel fills at most 32 KiB a datagram, more never hurts
 
 _NLMSG = struct.Struct("=IHHII")
@@ -160,26 +162,10 @@ class Found(NamedTuple):
     name: bytes  # struct inet_diag_sockid
 
 
-Remote = bytes
-"""The other end's port and address as sock_diag has them: 2 and 16 bytes."""
-
-
-def remote(family: int, address: bytes, port: int) -> Remote:
-    """*address* is 16 bytes, IPv4 mapped, as a socket of *family* names it."""
-    if family == socket.AF_INET:
-        address = address[12:] + bytes(12)
-    return _PORT.pack(port) + address
-
-
-def hunt(
-    nl: socket.socket,
-    family: int,
-    cookies: Container[int],
-    remotes: Container[Remote] = (),
-) -> Iterator[list[Found]]:
-    """The live TCP sockets of *family* that have one of *cookies*, or whose other end is one
-    of *remotes*: a list for each datagram of the kernel's, so that the caller can do
-    something else in between. *nl* must be the caller's alone until the end.
+def hunt(nl: socket.socket, family: int, cookies: Container[int]) -> Iterator[list[Found]]:
+    """The live TCP sockets of *family* that have one of *cookies*: a list for each datagram
+    of the kernel's, so that the caller can do something else in between. *nl* must be the
+    caller's alone until the end.
 
     Raises OSError. Ten times as fast as :func:`dump` where few are wanted of many.
     """
@@ -200,9 +186,7 @@ def hunt(
             if length < 16 or at + length > size:
                 raise OSError(errno.EPROTO, "sock_diag: message with a wrong length")
             if kind == SOCK_DIAG_BY_FAMILY:
-                if cookie in cookies or (
-                    remotes and data[at + 22 : at + 24] + data[at + 40 : at + 56] in remotes
-                ):
+                if cookie in cookies:
                     found.append(_found(data, at, at + length, family))
             elif kind in (NLMSG_DONE, NLMSG_ERROR):
                 done = True

@@ -19,7 +19,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from ipaddress import ip_network
 from typing import Any
 
@@ -31,10 +31,11 @@ from .inbound import Inbound
 from .listeners import Listeners
 from .loop import IN, Loop
 from .outbound import Outbound
+from .overlay import Found, Overlay
 from .peers import Location
 from .rowfile import RowFile
 from .shims import SHIMS, SO_NETNS_COOKIE, Shim
-from .table import PERIOD, Table
+from .table import PERIOD, Table, describe
 
 CLONE_NEWNET = 0x40000000
 MAX_MESSAGE = 65536
@@ -115,6 +116,7 @@ class Worker:
         self.inbound = Inbound(self, data)
         self.limit(config.get("limits"))
         self.outbound = Outbound(self, ports)
+        self.overlay = Overlay(self, ports)
         patience = self.bounds.get("filters_s", 0)
         self.filters = Filters(self, patience) if patience else None
         self.pending: collections.deque[bytes] = collections.deque()
@@ -232,6 +234,7 @@ class Worker:
 
     def _look(self) -> None:
         self.table.reap()
+        self.gate.look()
         self.inbound.prune()
         self.outbound.prune()
         self.looks += 1
@@ -416,7 +419,29 @@ class Worker:
         self.tell(op="answer", id=message["id"], probe=bool(probing))
 
     def dump(self, number: int, connections: bool) -> None:
-        rows = self.table.report(self.name) if connections else []
+        """Answer with the counters, or with the connections besides: the table's, and what the
+        kernel has over the overlay. Applications have their turn between the two."""
+        if not connections:
+            self._answer(number, [])
+            return
+        rows = self.table.report(self.name)
+
+        def done(found: Found) -> None:
+            now = time.monotonic()
+            self._answer(
+                number, rows + [describe(self.name, row, sock, now) for row, sock in found]
+            )
+
+        self.loop.in_steps(self._unasked(), done)
+
+    def _unasked(self) -> Generator[None, None, Found]:
+        try:
+            return (yield from self.overlay.unasked())
+        except OSError:
+            self.count("look_failed")
+            return []
+
+    def _answer(self, number: int, rows: list[dict[str, object]]) -> None:
         for start in range(0, max(1, len(rows)), DUMP_PIECE):
             last = start + DUMP_PIECE >= len(rows)
             self.tell(

@@ -82,6 +82,14 @@ def is_aborted(sock: socket.socket) -> bool:
     return False
 
 
+def bound_socket() -> socket.socket:
+    """A socket of the endpoint's, in whose namespace the caller is: that has the peer's
+    address too, which a connection to the peer would otherwise come from."""
+    sock = socket.socket()
+    sock.bind((VIP, 0))
+    return sock
+
+
 def overlay_is_reset(stand, port: int, **fields) -> bool:
     """Is a connection over the overlay reset, in connect() or behind it?"""
     try:
@@ -182,8 +190,7 @@ def test_an_overlay_connection_is_revoked_and_a_false_cookie_revokes_nothing(sta
     with inside(stand.netns):
         server = socket.create_server((PEER, 0))
         port = server.getsockname()[1]
-        mine = socket.socket()
-        innocent = socket.socket()
+        mine, innocent = bound_socket(), bound_socket()
     stand.sup.auto["locate"] = lambda m: {
         "op": "located", "vip": m["vip"], "found": False, "reason": 3,
     }  # fmt: skip
@@ -215,7 +222,7 @@ def test_what_is_under_way_when_the_list_comes_ends_wherever_it_is(stand):
     with inside(stand.netns):
         server = socket.create_server((PEER, 0))
         port = server.getsockname()[1]
-        app_sockets = [socket.socket() for _unused in range(3)]
+        app_sockets = [bound_socket() for _unused in range(3)]
     asked, began, swapping = (shim.connect(port)[0].value for _unused in range(3))
     hosts = []
     for number, sport in ((began, SPORT), (swapping, SPORT + 1)):
@@ -245,13 +252,13 @@ def test_an_attempt_that_the_list_overtook_is_remembered_until_it_begins(stand):
     shim = stand.shim()
     with inside(stand.netns):
         server = socket.create_server((PEER, 0))
-        socks = [socket.socket() for _unused in range(2)]
+        socks = [bound_socket() for _unused in range(2)]
     port = server.getsockname()[1]
     begins, swaps = (shim.connect(port)[0].value for _unused in socks)
     put(stand, {**DENY_OUT, "ports": [port]})
     for number, sock in zip((begins, swaps), socks, strict=True):
         # (a process that was stopped meanwhile, say)
-        until(lambda: stand.worker.gate._sweep is None, "nobody looks any more")
+        until(lambda: not stand.worker.gate._watching, "nobody looks any more")
         sock.connect((PEER, port))
         assert alive(sock)
         if number == begins:
@@ -267,7 +274,7 @@ def test_a_connect_whose_answer_the_list_overtook_is_found_when_it_appears(stand
     shim = stand.shim()
     with inside(stand.netns):
         server = socket.create_server((PEER, 0))
-        sock = socket.socket()
+        sock = bound_socket()
     port = server.getsockname()[1]
     stand.sup.auto["locate"] = lambda m: {
         "op": "located", "vip": m["vip"], "found": False, "reason": 3,
