@@ -93,6 +93,17 @@ static int from_channel(int fd, const struct slim_slot *listener, struct sockadd
 	return fresh;
 }
 
+/*
+ * The overlay's listener has given us a connection that no worker knows of. One that is
+ * there again takes the listener, and looks for what it has not been asked about.
+ */
+static void unasked(int fd, const struct slim_slot *slot)
+{
+	slim_uncounted();
+	if (slim_ready() && slim_now_us() >= slot->retry_us)
+		slim_attach(fd, (int)slot->attempt, true);
+}
+
 static int accept_any(int fd, struct sockaddr *addr, socklen_t *len, int flags, bool old)
 {
 	struct slim_slot slot;
@@ -110,10 +121,13 @@ static int accept_any(int fd, struct sockaddr *addr, socklen_t *len, int flags, 
 			continue;
 		if (!known || slot.state != SLIM_LISTENER) {
 			got = old ? REAL(accept)(fd, addr, len) : REAL(accept4)(fd, addr, len, flags);
-			if (got >= 0)
+			if (got >= 0) {
 				slim_release(got, false);
-			else if (known && slot.state == SLIM_CONNECTED && errno == EPERM)
+				if (known && slot.state == SLIM_PLAIN_LISTENER)
+					unasked(fd, &slot);
+			} else if (known && slot.state == SLIM_CONNECTED && errno == EPERM) {
 				errno = EINVAL; /* it does not listen; the tag has it its own way */
+			}
 			/* A channel that came by exec or SCM_RIGHTS is not in the table. */
 			if (got < 0 && !known && (errno == EINVAL || errno == EOPNOTSUPP) && slim_adopt(fd, &slot) &&
 			    slot.state == SLIM_LISTENER)

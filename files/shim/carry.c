@@ -143,26 +143,6 @@ void slim_carry_options(int from, int to, struct slim_slot *slot, uint64_t optio
 	errno = saved;
 }
 
-static void put_under(int fd, int with, const struct slim_slot *slot)
-{
-	int cloexec = sys_fcntl(fd, F_GETFD, 0) & FD_CLOEXEC ? O_CLOEXEC : 0;
-	bool there[SLIM_REGS];
-
-	/*
-	 * dup3 over a descriptor that is in an epoll set while a copy of the old
-	 * file lives leaves events that nobody can delete: take it out first.
-	 */
-	for (int i = 0; i < slot->nregs; i++)
-		there[i] = sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_DEL, fd, NULL) == 0;
-	sys_dup3(with, fd, cloexec);
-	for (int i = 0; i < slot->nregs; i++) {
-		struct epoll_event event = { .events = slot->regs[i].events, .data.u64 = slot->regs[i].data };
-
-		if (there[i]) /* else that set is closed, and its number may be another's */
-			sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_ADD, fd, &event);
-	}
-}
-
 /* Read "tfd: N events: HEX data: HEX" for fd from one epoll set's fdinfo. */
 static bool parse_registration(const char *line, int fd, struct slim_reg *reg)
 {
@@ -239,6 +219,45 @@ static void find_registrations(int fd, struct slim_slot *slot)
 	}
 }
 
+/* A one-shot registration that has fired, or what epoll_ctl() did not follow (epoll.c). */
+static void refresh(int fd, struct slim_slot *slot)
+{
+	bool changed = slot->flags & SLIM_S_MODIFIED;
+	struct slim_slot now = { .nregs = 0 };
+
+	for (int i = 0; i < slot->nregs; i++)
+		changed |= slot->regs[i].events & EPOLLONESHOT;
+	if (!changed)
+		return;
+	find_registrations(fd, &now);
+	for (int i = 0; i < slot->nregs; i++)
+		for (int j = 0; j < now.nregs; j++)
+			if (now.regs[j].epfd == slot->regs[i].epfd)
+				slot->regs[i] = now.regs[j];
+	slot->flags &= (uint8_t)~SLIM_S_MODIFIED;
+}
+
+static void put_under(int fd, int with, struct slim_slot *slot)
+{
+	int cloexec = sys_fcntl(fd, F_GETFD, 0) & FD_CLOEXEC ? O_CLOEXEC : 0;
+	bool there[SLIM_REGS];
+
+	refresh(fd, slot);
+	/*
+	 * dup3 over a descriptor that is in an epoll set while a copy of the old
+	 * file lives leaves events that nobody can delete: take it out first.
+	 */
+	for (int i = 0; i < slot->nregs; i++)
+		there[i] = sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_DEL, fd, NULL) == 0;
+	sys_dup3(with, fd, cloexec);
+	for (int i = 0; i < slot->nregs; i++) {
+		struct epoll_event event = { .events = slot->regs[i].events, .data.u64 = slot->regs[i].data };
+
+		if (there[i]) /* else that set is closed, and its number may be another's */
+			sys_epoll_ctl(slot->regs[i].epfd, EPOLL_CTL_ADD, fd, &event);
+	}
+}
+
 /*
  * Put `with` under fd, which keeps its flags and its places in epoll sets, and
  * under the copies of fd that this process has. `with` itself is closed.
@@ -256,16 +275,6 @@ int slim_replace(int fd, int with, struct slim_slot *slot, uint64_t was)
 	result = 0;
 	if (!slot->nregs)
 		find_registrations(fd, slot);
-	/* A one-shot registration that has fired shows it only in the kernel. */
-	for (int i = 0; i < slot->nregs; i++)
-		if (slot->regs[i].events & EPOLLONESHOT) {
-			struct slim_slot now = { .nregs = 0 };
-
-			find_registrations(fd, &now);
-			for (int j = 0; j < now.nregs; j++)
-				if (now.regs[j].epfd == slot->regs[i].epfd)
-					slot->regs[i].events = now.regs[j].events;
-		}
 	put_under(fd, with, slot);
 	if (old)
 		for (int i = 0; i <= slim_highest(); i++) {

@@ -44,7 +44,7 @@ static _Atomic int64_t hung_until_us;
 static _Atomic int silent_us; /* waited in vain since the last answer */
 static _Atomic uint32_t released; /* counts releases while somebody waits */
 static _Atomic int waiting;
-static _Atomic uint32_t uncounted; /* connects on the overlay that the worker does not know of */
+static _Atomic uint32_t uncounted; /* overlay connections that the worker does not know of */
 
 /* What WELCOME said. Written whole before `welcomed` is set. */
 static _Atomic int welcomed;

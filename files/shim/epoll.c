@@ -20,11 +20,21 @@ SLIM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 	struct slim_slot slot;
 	int at;
 
-	if (result < 0 || !slim_used(fd) || slim_foreign_process() || !slim_peek(fd, &slot))
+	if (result < 0 || !slim_used(fd) || !slim_peek(fd, &slot))
 		return result;
-	slim_saw_epoll(epfd);
 	for (at = 0; at < slot.nregs && slot.regs[at].epfd != epfd; at++)
 		;
+	/*
+	 * Some programs change what they wait for with every message. A host
+	 * connection is hardly ever replaced: its changes are not followed.
+	 */
+	if (op == EPOLL_CTL_MOD && at < slot.nregs && slot.flags & SLIM_S_MODIFIED)
+		return result;
+	if (slim_foreign_process())
+		return result;
+	slim_saw_epoll(epfd);
+	if (op == EPOLL_CTL_MOD && slot.state == SLIM_CONNECTED)
+		slot.flags |= SLIM_S_MODIFIED;
 	if (op == EPOLL_CTL_DEL) {
 		if (at < slot.nregs) {
 			slot.regs[at] = slot.regs[--slot.nregs];

@@ -83,6 +83,7 @@ enum slim_state {
 
 #define SLIM_S_BOUND 1	/* bind() was called */
 #define SLIM_S_DUPPED 2 /* there are other descriptors of the same socket */
+#define SLIM_S_MODIFIED 4 /* regs name the sets; what they were last told, the kernel knows */
 #define SLIM_REGS 4
 #define SLIM_TOLD 8 /* options that secure mode answers from here (carry.c) */
 
@@ -145,7 +146,7 @@ int slim_reply_us(void);
 int slim_ask(struct slim_msg *msg, const int *fds, int nfds, const uint8_t types[SLIM_ANSWERS],
 	     struct slim_msg *reply, int *rfd, int timeout_us);
 void slim_tell(struct slim_msg *msg); /* no answer expected */
-void slim_uncounted(void); /* a connect took the overlay without an answer */
+void slim_uncounted(void); /* a connection took the overlay without an answer */
 #define SLIM_SYNC_US 50000 /* what closing a listener may take */
 bool slim_sync(int timeout_us); /* the worker has seen all that came before */
 void slim_message(struct slim_msg *msg, uint8_t type);

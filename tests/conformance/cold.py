@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 
-import pyconf  # type: ignore[import-not-found]
+import pyconf
 
 slowest = 0.0
 

@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 
-import pyconf  # type: ignore[import-not-found] # beside us, found when we are run
+import pyconf
 
 PATIENCE_S = 8.0
 opened: dict[int, socket.socket] = {}

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 
-import pyconf  # type: ignore[import-not-found]
+import pyconf
 
 
 async def client(peer: pyconf.Peer, number: int) -> None:

@@ -9,7 +9,7 @@ import http.server
 import threading
 import urllib.request
 
-import pyconf  # type: ignore[import-not-found]
+import pyconf
 
 BODY = pyconf.pattern(200_000, 5)
 

@@ -7,7 +7,7 @@ import errno
 import selectors
 import socket
 
-import pyconf  # type: ignore[import-not-found]
+import pyconf
 
 
 def connect(peer: pyconf.Peer, selector: selectors.BaseSelector, count: int) -> None:

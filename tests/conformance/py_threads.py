@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-import pyconf  # type: ignore[import-not-found]
+import pyconf
 
 
 def client(peer: pyconf.Peer, number: int) -> None:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 
-import pyconf  # type: ignore[import-not-found]
+import pyconf
 
 ended = threading.Event()
 lock = threading.Lock()

@@ -1065,6 +1065,16 @@ static void forbidden(void)
 	}
 }
 
+/* Accepts whatever comes; the runner starts a router meanwhile, and ends it. */
+static void late(void)
+{
+	int fd = listener(LISTEN_PORT), got;
+
+	while ((got = accept(fd, NULL, NULL)) >= 0)
+		close(got);
+	CHECK(got >= 0);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -1080,7 +1090,7 @@ static const struct {
 	{ "chroot", jailed }, { "errno", errno_kept },
 	{ "off_overlay", off_overlay }, { "signals", signalled }, { "unspec", dissolved },
 	{ "accept_host", accepted_host }, { "silence", silence }, { "cut", cut }, { "knock", knock }, { "options", options }, { "refused", refused },
-	{ "forbidden", forbidden },
+	{ "forbidden", forbidden }, { "late", late },
 };
 
 int main(int argc, char **argv)
@@ -1102,7 +1112,8 @@ int main(int argc, char **argv)
 			continue;
 		/* The first connect opens what is kept. */
 		if (strcmp(argv[2], "knock") != 0 && strcmp(argv[2], "silence") != 0 &&
-		    strcmp(argv[2], "off_overlay") != 0 && strcmp(argv[2], "forbidden") != 0)
+		    strcmp(argv[2], "off_overlay") != 0 && strcmp(argv[2], "forbidden") != 0 &&
+		    strcmp(argv[2], "late") != 0)
 			close(try_dial(0, PORT));
 		if (strcmp(argv[2], "forbidden") == 0)
 			forbidden();

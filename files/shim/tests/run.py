@@ -37,6 +37,7 @@ from slim_router import wire  # noqa: E402 - likewise
 
 CLONE_NEWNET = 0x40000000
 LIMIT_S = 40.0
+LATE_PORT = 7100  # exercise.c, LISTEN_PORT
 _libc = ctypes.CDLL(None, use_errno=True)
 
 BASIC = ["blocking", "poll", "select", "epoll", "dup", "fork", "fork_pending", "exec", "unspec"]
@@ -233,6 +234,32 @@ class Stand:
             return f"a refused program greeted {router.greetings} times"
         return unprovoked(case, refusals) if case.secure else ""
 
+    def late(self) -> str:
+        """A router that comes when a program is in accept() hears that it took a connection
+        over the overlay, and gets the listener."""
+        path = self.scratch / "late"
+        program = subprocess.Popen(
+            [self.build / "exercise", "-t", "late"],
+            env=self.environment(Case("glibc", "late"), path),
+        )
+        router, end = None, time.monotonic() + LIMIT_S / 2
+        try:
+            while time.monotonic() < end:
+                time.sleep(0.05)
+                with socket.socket() as client:
+                    if client.connect_ex((VIP, LATE_PORT)) or client.recv(1):
+                        continue
+                if router is None:  # it accepts, and is in accept() again
+                    router = self.router(path, "plain")
+                elif {wire.CANCEL, wire.LISTEN} <= router.asked:
+                    return ""
+            return f"the router heard {sorted(router.asked) if router else 'nothing'}"
+        finally:
+            program.kill()
+            program.wait()
+            if router is not None:
+                router.close()
+
     def setuid(self) -> str:
         """A setuid program must not let its caller choose the router."""
         home = self.scratch / "setuid"
@@ -283,9 +310,10 @@ def main(build: Path, wanted: list[str]) -> int:
             results += zip(beside, pool.map(stand.run, beside, range(len(beside))), strict=True)
         results += [(case, stand.run(case, len(beside) + at)) for at, case in enumerate(alone)]
         count = len(results)
-        if not wanted or "setuid" in wanted:
-            count += 1
-            results.append((Case("glibc", "setuid"), stand.setuid()))
+        for name, special in (("setuid", stand.setuid), ("late", stand.late)):
+            if not wanted or name in wanted:
+                count += 1
+                results.append((Case("glibc", name), special()))
         for case, wrong in results:
             if wrong:
                 failed += 1
