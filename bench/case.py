@@ -70,6 +70,8 @@ class Case(abc.ABC):
     """Executables that must be there; the case is skipped with a note otherwise."""
     overlay_by_design = False
     """True if bytes are expected on the overlay's device in slim mode (cold connects)."""
+    proving = False
+    """The load is not counted: the connection table is watched meanwhile."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

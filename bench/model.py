@@ -129,8 +129,13 @@ class Proof:
     device_overlay_bytes: int | None = None
     problem: str = ""
 
-    DEVICE_SHARE = 0.10
+    DEVICE_SHARE = 0.02
     """Above this share of the overlay run's device bytes the bytes did not go past the overlay."""
+    LATE_SHARE = 0.01
+    """Share of the connects that may have missed their bound and stayed on the overlay.
+
+    One may where the device was counted: of a few dozen, one says nothing about the bytes.
+    """
 
     @property
     def device_share(self) -> float | None:
@@ -149,12 +154,12 @@ class Proof:
                 return False
         elif self.table_slim + self.connects_slim == 0:
             return False
-        for slim, overlay in (
-            (self.table_slim, self.table_overlay),
-            (self.connects_slim, self.connects_overlay),
-        ):
-            if overlay > 0.01 * (slim + overlay):
-                return False
+        if self.table_overlay > self.LATE_SHARE * (self.table_slim + self.table_overlay):
+            return False
+        connects = self.connects_slim + self.connects_overlay
+        one = 0 if self.device_share is None else 1
+        if self.connects_overlay > max(one, self.LATE_SHARE * connects):
+            return False
         return self.device_share is None or self.device_share <= self.DEVICE_SHARE
 
     def text(self) -> str:
