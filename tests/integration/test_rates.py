@@ -90,6 +90,9 @@ def shaped(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         )
         status, said = play(session_lab, away)
         assert status == 0, said
+        for node in session_lab.nodes:
+            left = session_lab.run(node, "find /etc/slim /opt/slim /var/lib/slim -path '*qos*'")
+            assert left.stdout == ""
 
 
 @pytest.fixture

@@ -258,7 +258,11 @@ def test_uninstall_wants_consent(site: Site) -> None:
 
 
 def test_uninstall_leaves_nothing(site: Site) -> None:
-    assert site.traces()
+    # What comes into being with use goes as well.
+    assert_good(
+        site.play("acl", "-e", json.dumps({"slim_policy": {"default": "deny", "rules": []}}))
+    )
+    assert any("policy.json" in line for line in site.traces())
     assert_good(site.play("uninstall", "-e", "slim_uninstall_confirm=true"))
     assert site.traces() == []
     # In a namespace of ours only: nobody else's router is counted.
