@@ -17,6 +17,10 @@ from gate.parts import OUTPUT, Part
 
 #: Lines of a failed part's log that are shown; the whole log stays on disk.
 TAIL = 200
+#: How our tests and pytest begin the line that names what failed, and how many of
+#: these lines of a part come again under the table, where one looks first.
+FAILURE = ("FAILED", "not ok")
+NAMED = 20
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Result:
     skipped: int
     seconds: float
     note: str = ""
+    named: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -112,13 +117,15 @@ def run(part: Part, long: bool) -> Result:
         passed, failed, skipped = counted
         # Something besides a test went wrong, or no test was found.
         failed = max(failed, int(bool(problem)))
+    named: tuple[str, ...] = ()
     if problem:
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        named = tuple(line for line in lines if line.startswith(FAILURE))[:NAMED]
         if len(lines) > TAIL:
             print(f"   (the last {TAIL} of {len(lines)} lines; all are in {log})")
         print("\n".join(lines[-TAIL:]))
     print(f"   {'failed: ' + problem if problem else 'ok'} ({seconds:.0f} s)", flush=True)
-    return Result(part, passed, failed, skipped, seconds, problem)
+    return Result(part, passed, failed, skipped, seconds, problem, named)
 
 
 def table(results: list[Result]) -> str:
@@ -130,6 +137,8 @@ def table(results: list[Result]) -> str:
             f"{result.part.name:<14}{result.passed:>8}{result.failed:>8}{result.skipped:>9}"
             f"{result.seconds:>9.0f}  {outcome}"
         )
+    for result in results:
+        lines += [f"{result.part.name}: {line}" for line in result.named]
     passed = sum(result.passed for result in results)
     failed = sum(result.failed for result in results)
     lines += ["", f"{passed} passed, {failed} failed"]
