@@ -179,61 +179,63 @@ void slim_saw_epoll(int epfd)
 	atomic_store(&epolls_seen[(unsigned int)epfd % 8], (uint32_t)epfd + 1);
 }
 
-static void find_registrations(int fd, struct slim_slot *slot)
+/* Add what one set has of fd to the slot's registrations. */
+static void find_in(int epfd, int fd, struct slim_slot *slot)
 {
 	static const char head[] = "/proc/self/fdinfo/";
+	char path[40], text[4096 + 1], digits[12];
+	int file, at = 0, value = epfd;
+	size_t kept = 0;
+	ssize_t got;
 
+	do
+		digits[at++] = (char)('0' + value % 10);
+	while (value /= 10);
+	memcpy(path, head, sizeof(head) - 1);
+	for (size_t n = sizeof(head) - 1; at >= 0; n++)
+		path[n] = at ? digits[--at] : (at--, '\0');
+	file = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return;
+	while ((got = syscall(SYS_read, file, text + kept, sizeof(text) - 1 - kept)) > 0) {
+		char *line = text, *newline;
+
+		kept += (size_t)got;
+		text[kept] = '\0';
+		while ((newline = strchr(line, '\n'))) {
+			*newline = '\0';
+			if (slot->nregs < SLIM_REGS && parse_registration(line, fd, &slot->regs[slot->nregs]))
+				slot->regs[slot->nregs++].epfd = epfd;
+			line = newline + 1;
+		}
+		kept = (size_t)(text + kept - line);
+		memmove(text, line, kept);
+	}
+	sys_close(file);
+}
+
+static void find_registrations(int fd, struct slim_slot *slot)
+{
 	for (int i = 0; i < 8 && slot->nregs < SLIM_REGS; i++) {
 		int epfd = (int)atomic_load(&epolls_seen[i]) - 1;
-		char path[40], text[4096 + 1], digits[12];
-		int file, at = 0, value = epfd;
-		size_t kept = 0;
-		ssize_t got;
 
-		if (epfd < 0)
-			continue;
-		do
-			digits[at++] = (char)('0' + value % 10);
-		while (value /= 10);
-		memcpy(path, head, sizeof(head) - 1);
-		for (size_t n = sizeof(head) - 1; at >= 0; n++)
-			path[n] = at ? digits[--at] : (at--, '\0');
-		file = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-		if (file < 0)
-			continue;
-		while ((got = syscall(SYS_read, file, text + kept, sizeof(text) - 1 - kept)) > 0) {
-			char *line = text, *newline;
-
-			kept += (size_t)got;
-			text[kept] = '\0';
-			while ((newline = strchr(line, '\n'))) {
-				*newline = '\0';
-				if (slot->nregs < SLIM_REGS && parse_registration(line, fd, &slot->regs[slot->nregs]))
-					slot->regs[slot->nregs++].epfd = epfd;
-				line = newline + 1;
-			}
-			kept = (size_t)(text + kept - line);
-			memmove(text, line, kept);
-		}
-		sys_close(file);
+		if (epfd >= 0)
+			find_in(epfd, fd, slot);
 	}
 }
 
 /* A one-shot registration that has fired, or what epoll_ctl() did not follow (epoll.c). */
 static void refresh(int fd, struct slim_slot *slot)
 {
-	bool changed = slot->flags & SLIM_S_MODIFIED;
-	struct slim_slot now = { .nregs = 0 };
+	for (int i = 0; i < slot->nregs; i++) {
+		struct slim_slot now = { .nregs = 0 };
 
-	for (int i = 0; i < slot->nregs; i++)
-		changed |= slot->regs[i].events & EPOLLONESHOT;
-	if (!changed)
-		return;
-	find_registrations(fd, &now);
-	for (int i = 0; i < slot->nregs; i++)
-		for (int j = 0; j < now.nregs; j++)
-			if (now.regs[j].epfd == slot->regs[i].epfd)
-				slot->regs[i] = now.regs[j];
+		if (!(slot->flags & SLIM_S_MODIFIED) && !(slot->regs[i].events & EPOLLONESHOT))
+			continue;
+		find_in(slot->regs[i].epfd, fd, &now);
+		if (now.nregs)
+			slot->regs[i] = now.regs[0];
+	}
 	slot->flags &= (uint8_t)~SLIM_S_MODIFIED;
 }
 
