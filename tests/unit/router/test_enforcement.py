@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from slim_router import policy, ports, slimctl
+from slim_router import admin, policy, ports, slimctl
 from slim_router.slices import Assembler
 from tests.unit.router.fleet import run, until
 from tests.unit.router.puppets import Puppet, Puppets
@@ -312,7 +312,10 @@ def test_a_full_disk_refuses_and_the_old_list_stays(duo, monkeypatch):
     run(body())
 
 
-def test_fifty_thousand_rules_fit_a_request(duo):
+def test_fifty_thousand_rules_fit_a_request(duo, monkeypatch):
+    # How long a busy machine takes for them is not the question.
+    monkeypatch.setattr(admin, "REPLY_S", 300.0)
+    monkeypatch.setattr(slimctl, "TIMEOUT_S", 300.0)
     rules = [
         {"id": f"rule-{n}", "action": "allow", "sources": [f"10.44.{n >> 8}.{n & 255}/32"],
          "destinations": ["10.44.0.0/16"], "ports": [80, 443]}
@@ -328,7 +331,7 @@ def test_fifty_thousand_rules_fit_a_request(duo):
     for entry in duo.endpoints:  # nobody is there to be told
         entry["netns"] = f"/run/netns/none-such-{entry['name']}"
     duo.write()
-    run(body(), timeout=120)
+    run(body(), timeout=300)
 
 
 def test_revoke_by_selector(duo):

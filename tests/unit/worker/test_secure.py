@@ -621,12 +621,14 @@ def pin(fd: int, path: Path) -> None:
 
 
 @pytest.fixture
-def pins():
-    """A directory on bpffs with a real map of socket storage, and something for a program."""
-    base = Path("/sys/fs/bpf")
-    if os.geteuid() != 0 or not os.path.ismount(base):
-        pytest.skip("needs root and bpffs")
-    directory = base / f"slim-test-{os.getpid()}"
+def pins(tmp_path):
+    """A bpffs with a real map of socket storage, and something for a program."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    mount = tmp_path / "bpffs"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "bpf", "bpf", mount], check=True)
+    directory = mount / "slim"
     directory.mkdir()
     made: list[int] = []
     try:
@@ -643,9 +645,7 @@ def pins():
     finally:
         for fd in made:
             os.close(fd)
-        for path in directory.iterdir():
-            path.unlink()
-        directory.rmdir()
+        subprocess.run(["umount", mount], check=True)
 
 
 @pytest.fixture
