@@ -7,7 +7,6 @@
 
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -143,23 +142,44 @@ void slim_carry_options(int from, int to, struct slim_slot *slot, uint64_t optio
 	errno = saved;
 }
 
+/*
+ * The number behind `name` in a line. Not by strtoul(): headers since glibc 2.38 make
+ * that a symbol of their own, and programs of older images would not start.
+ */
+static bool read_number(const char *line, const char *name, unsigned int base, uint64_t *value)
+{
+	const char *at = strstr(line, name), *start;
+
+	if (!at)
+		return false;
+	for (at += strlen(name); *at == ' '; at++)
+		;
+	for (start = at, *value = 0;; at++) {
+		unsigned int digit = (unsigned char)*at;
+
+		if (digit >= '0' && digit <= '9')
+			digit -= '0';
+		else if (digit >= 'a' && digit <= 'f')
+			digit -= 'a' - 10;
+		else
+			break;
+		if (digit >= base)
+			break;
+		*value = *value * base + digit;
+	}
+	return at > start;
+}
+
 /* Read "tfd: N events: HEX data: HEX" for fd from one epoll set's fdinfo. */
 static bool parse_registration(const char *line, int fd, struct slim_reg *reg)
 {
-	char *end;
-	long tfd;
+	uint64_t tfd, events, data;
 
-	if (strncmp(line, "tfd:", 4) != 0)
+	if (!read_number(line, "tfd:", 10, &tfd) || tfd != (uint64_t)fd ||
+	    !read_number(line, "events:", 16, &events) || !read_number(line, "data:", 16, &data))
 		return false;
-	tfd = strtol(line + 4, &end, 10);
-	end = strstr(end, "events:");
-	if (tfd != fd || !end)
-		return false;
-	reg->events = (uint32_t)strtoul(end + 7, &end, 16);
-	end = strstr(end, "data:");
-	if (!end)
-		return false;
-	reg->data = strtoull(end + 5, NULL, 16);
+	reg->events = (uint32_t)events;
+	reg->data = data;
 	return true;
 }
 

@@ -17,13 +17,13 @@ PYTHON=$VENV/bin/python
 CACHE=$CHECKOUT/.cache
 
 # One list per purpose; package names are the same on Debian and Ubuntu.
-PACKAGES_LAB=(ca-certificates ethtool gcc iproute2 libc6-dev make mount musl-tools procps
+PACKAGES_LAB=(ca-certificates ethtool gcc iproute2 iputils-ping libc6-dev make mount musl-tools procps
     python3 python3-venv util-linux)
 PACKAGES_VM=(cpio debian-archive-keyring debootstrap e2fsprogs kmod openssh-client
     qemu-system-x86 qemu-utils xz-utils)
 # What demo, bench and integration tests run is written down beside the bench.
 mapfile -t PACKAGES_DEMO < <(grep -E '^[a-z0-9]' "$CHECKOUT/bench/packages.txt")
-PACKAGES_TEST=(git iptables nftables openssl shellcheck)
+PACKAGES_TEST=(curl default-jdk-headless git iptables nftables openssl shellcheck)
 # Kernels to boot, and what builds for them.
 PACKAGES_GUEST=(busybox-static clang debian-archive-keyring kmod libbpf-dev libelf-dev llvm
     qemu-system-x86)
