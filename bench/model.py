@@ -154,11 +154,12 @@ class Proof:
                 return False
         elif self.table_slim + self.connects_slim == 0:
             return False
-        if self.table_overlay > self.LATE_SHARE * (self.table_slim + self.table_overlay):
-            return False
-        connects = self.connects_slim + self.connects_overlay
+        # The routers count every connect; rows of the table are some of them, seen once more.
+        slim, overlay = self.connects_slim, self.connects_overlay
+        if not slim + overlay:
+            slim, overlay = self.table_slim, self.table_overlay
         one = 0 if self.device_share is None else 1
-        if self.connects_overlay > max(one, self.LATE_SHARE * connects):
+        if overlay > max(one, self.LATE_SHARE * (slim + overlay)):
             return False
         return self.device_share is None or self.device_share <= self.DEVICE_SHARE
 

@@ -10,7 +10,8 @@ Each round opens the connections that the list will forbid, pushes it to the cli
 host, and takes the time from the router's receipt until the last of them is dead in the
 program that holds it (epoll says EPOLLERR or EPOLLHUP; one clock, so that hosts must be
 namespaces of one machine). Beside it: what the router says it took, what connects took
-meanwhile and without a push, and whether the others live.
+meanwhile and without a push, and whether the others live and every byte that is written
+to them meanwhile arrives.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,11 +82,13 @@ def one_round(lab: Lab, hold: Part, connect: Part, forbidden: int) -> dict[str, 
     if opened["slim"] < forbidden * 0.99:
         raise BenchError(f"only {opened['slim']} of {forbidden} connections took the host path")
     connect.ask("start")
+    hold.ask("pour", KEPT)
     hold.tell("die", DOOMED)
     rule = {"id": "doomed", "action": "deny", "ports": [DOOMED]}
     done = push(lab, [rule])
     dead = json.loads(hold.read_line(SECONDS))
     meanwhile = connect.ask("stop")["us"]
+    hold.ask("halt", KEPT)
     if dead["dead"] != forbidden:
         raise BenchError(f"{dead['dead']} of {forbidden} are dead")
     result = done["answer"]["result"]
@@ -101,9 +105,20 @@ def one_round(lab: Lab, hold: Part, connect: Part, forbidden: int) -> dict[str, 
         "answer": 1e3 * (done["answered"] - done["sent"]),
         "delay": max(meanwhile) / 1e3,
         "quiet": max(quiet) / 1e3,
+        "added": (max(meanwhile) - max(quiet)) / 1e3,
         "p50": median(meanwhile) / 1e3,
         "quiet_p50": median(quiet) / 1e3,
     }
+
+
+def arrived(serve: Part, sent: int) -> int:
+    """Bytes that the server has read of those that were written to kept connections."""
+    end = time.monotonic() + 30
+    while True:
+        found: int = serve.ask("read", KEPT)["bytes"]
+        if found >= sent or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
 
 
 def measure(lab: Lab, live: int, forbidden: int, rounds: int) -> list[dict[str, float]]:
@@ -118,7 +133,7 @@ def measure(lab: Lab, live: int, forbidden: int, rounds: int) -> list[dict[str, 
         ):
             parts.append(Part(lab, endpoint, *words))
             stack.callback(parts[-1].stop)
-        _serve, hold, connect = parts
+        serve, hold, connect = parts
         push(lab, [])
         hold.ask("open", KEPT, 10)  # the pair is admitted
         hold.ask("open", KEPT, live - forbidden - 10)
@@ -131,7 +146,13 @@ def measure(lab: Lab, live: int, forbidden: int, rounds: int) -> list[dict[str, 
             alive = hold.ask("look", KEPT)["alive"]
             if alive != live - forbidden:
                 raise BenchError(f"{alive} of {live - forbidden} permitted connections live")
-            say(f"  round {number}/{rounds}: dead after {found[-1]['dead']:.1f} ms")
+            sent = hold.ask("halt", KEPT)["bytes"]
+            lost = sent - arrived(serve, sent)
+            if lost:
+                raise BenchError(f"{lost} of {sent} bytes of permitted connections are lost")
+            say(
+                f"  round {number}/{rounds}: {sent} bytes arrived, dead after {found[-1]['dead']:.1f} ms"
+            )
         return found
 
 
@@ -142,8 +163,9 @@ def show(found: Sequence[dict[str, float]]) -> str:
         "first": "first one dead, ms",
         "router": "of it, by the router's own clock, ms",
         "answer": "answer with all revoked connections, ms",
-        "delay": f"longest connect meanwhile, ms (bar: delay <= {DELAY_BAR_MS:g})",
+        "delay": "longest connect meanwhile, ms",
         "quiet": "longest connect without a revocation, ms",
+        "added": f"the former less the latter, ms (bar: <= {DELAY_BAR_MS:g})",
         "p50": "connect p50 meanwhile, ms",
         "quiet_p50": "connect p50 without, ms",
     }

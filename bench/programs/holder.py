@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both ends of many connections, and a connector that takes the time.
 
-    holder.py serve IP PORT...          accepts, reads what comes, answers nothing
+    holder.py serve IP PORT...          accepts, reads what comes; commands as below:
+        read PORT                       {"bytes": N}: read of all connections to it
     holder.py hold IP                   commands on standard input, one JSON answer a line:
         open PORT COUNT                 {"slim": N}: connections opened and held
         die PORT                        waits until each of that port is dead:
                                         {"first", "last": monotonic s, "dead": N}
         close PORT                      {}: closes what is held
         look PORT                       {"alive": N}: a byte is written to each
+        pour PORT                       {}: blocks are written to one after the other ...
+        halt PORT                       {"bytes": N}: ... until now; written so far, in all
     holder.py connect IP PORT           the same with
         start                           {}: connects and closes, every 5 ms
         stop                            {"us": [latency of each connect]}
@@ -31,6 +34,7 @@ import time
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 RESET = struct.pack("ii", 1, 0)
 PAUSE_S = 0.005  # between connects: delays are to be seen, not made
+BLOCKS, BLOCK = 10, bytes(512)  # written in each pause
 
 
 def _many_files() -> None:
@@ -41,38 +45,51 @@ def _many_files() -> None:
 def _serve(address: str, ports: list[str]) -> None:
     epoll = select.epoll()
     listeners: dict[int, socket.socket] = {}
-    held: dict[int, socket.socket] = {}
+    held: dict[int, tuple[socket.socket, int]] = {}
+    found = dict.fromkeys(map(int, ports), 0)
     for port in ports:
         sock = socket.create_server((address, int(port)), backlog=4096)
         sock.setblocking(False)
         listeners[sock.fileno()] = sock
         epoll.register(sock, select.EPOLLIN)
+    epoll.register(sys.stdin, select.EPOLLIN)
     print("READY", flush=True)
     while True:
         for fd, _event in epoll.poll():
+            if fd == sys.stdin.fileno():
+                line = sys.stdin.readline()
+                if not line:
+                    return
+                print(json.dumps({"bytes": found[int(line.split()[1])]}), flush=True)
+                continue
             if fd in listeners:
                 with contextlib.suppress(BlockingIOError):
                     while True:
                         sock, _peer = listeners[fd].accept()
                         sock.setblocking(False)
-                        held[sock.fileno()] = sock
+                        held[sock.fileno()] = sock, listeners[fd].getsockname()[1]
                         epoll.register(sock, select.EPOLLIN)
                 continue
+            sock, port = held[fd]
             try:
-                data = held[fd].recv(65536)
+                data = sock.recv(65536)
             except BlockingIOError:
                 continue
             except OSError:
                 data = b""
+            found[port] += len(data)
             if not data:
                 epoll.unregister(fd)
-                held.pop(fd).close()
+                held.pop(fd)[0].close()
 
 
 class _Holder:
     def __init__(self, address: str) -> None:
         self.address = address
         self.held: dict[int, list[socket.socket]] = {}
+        self.sent: dict[int, int] = {}
+        self.stop = threading.Event()
+        self.pouring: threading.Thread | None = None
         with socket.socket() as probe:
             self.home = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
 
@@ -80,7 +97,10 @@ class _Holder:
         port, *count = map(int, words)
         if verb == "open":
             return self.open(port, *count)
-        verbs = {"die": self.die, "look": self.look, "close": self.close}
+        verbs = {
+            "die": self.die, "look": self.look, "close": self.close, "pour": self.pour,
+            "halt": self.halt,
+        }  # fmt: skip
         return verbs[verb](port)
 
     def open(self, port: int, count: int) -> dict[str, object]:
@@ -114,8 +134,30 @@ class _Holder:
         for sock in self.held.get(port, []):
             with contextlib.suppress(OSError):
                 sock.sendall(b"x")
+                self.sent[port] = self.sent.get(port, 0) + 1
                 alive += sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
         return {"alive": alive}
+
+    def pour(self, port: int) -> dict[str, object]:
+        def run() -> None:
+            at = 0
+            while not self.stop.wait(PAUSE_S):
+                for _unused in range(BLOCKS):
+                    sock = self.held[port][at % len(self.held[port])]
+                    sock.sendall(BLOCK)  # an error ends the thread, and bytes will be missing
+                    self.sent[port] = self.sent.get(port, 0) + len(BLOCK)
+                    at += 1
+
+        self.stop.clear()
+        self.pouring = threading.Thread(target=run)
+        self.pouring.start()
+        return {}
+
+    def halt(self, port: int) -> dict[str, object]:
+        assert self.pouring is not None
+        self.stop.set()
+        self.pouring.join()
+        return {"bytes": self.sent.get(port, 0)}
 
     def close(self, port: int) -> dict[str, object]:
         for sock in self.held.pop(port, []):

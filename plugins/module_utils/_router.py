@@ -34,8 +34,9 @@ class RouterError(Exception):
     """A request that was not served; the text is for the operator.
 
     ``kind`` tells why: ``no-router`` (nobody answers), ``no-access``, ``no-answer``
-    (not in time), ``old-router`` (it does not know the request), ``bad-answer`` (not
-    what a router says), or ``refused`` (the router said no, and nothing was changed).
+    (not in time; it may be done all the same), ``old-router`` (it does not know the
+    request), ``bad-answer`` (not what a router says), or ``refused`` (the router said no,
+    and nothing was changed).
     """
 
     def __init__(self, kind, text):
@@ -77,6 +78,8 @@ class Router:
             if not isinstance(reply, dict) or not isinstance(reply["ok"], bool):
                 raise ValueError
             if not reply["ok"]:
+                if reply.get("late"):
+                    raise RouterError("no-answer", f"slim-router: {reply['error']}")
                 raise self._refusal(op, str(reply["error"]))
             result = reply["result"]
             if not isinstance(result, dict):
@@ -211,6 +214,16 @@ def guard(module, result, **more):
         module.fail_json(
             msg=f"{count(total, 'connection')} would be revoked, max_revoked is {limit}: "
             f"{named(result['revoked'])}; nothing was done; raise max_revoked, or correct the request",
+            kind="refused",
+            revoked=result["revoked"],
+            revoked_total=total,
+            **more,
+        )
+    if limit is not None and result["incomplete"]:
+        module.fail_json(
+            msg=f"max_revoked is {limit}, and what would be revoked is not wholly known: "
+            f"{missing(result['incomplete'])}; nothing was done; ask again when its worker answers, "
+            "or leave max_revoked out",
             kind="refused",
             revoked=result["revoked"],
             revoked_total=total,

@@ -57,7 +57,7 @@ options:
         Left out where its program is not there.
     type: list
     elements: str
-    default: [/opt/slim/router/current/slimctl, validate, --flat, --config, "@CONFIG", --map, "@MAP"]
+    default: [/opt/slim/router/current/slimctl, validate, --config, "@CONFIG", --map, "@MAP"]
 extends_documentation_fragment:
   - slim.overlay.router
 attributes:
@@ -235,7 +235,6 @@ def main():
                 "default": [
                     "/opt/slim/router/current/slimctl",
                     "validate",
-                    "--flat",
                     "--config",
                     "@CONFIG",
                     "--map",

@@ -43,7 +43,9 @@ options:
     description: V(0) to V(7), V(7) goes first, in place of O(qos_class).
     type: int
   dscp:
-    description: V(0) to V(63), in place of the class's own, which for O(priority) is V(0).
+    description:
+      - V(0) to V(63), in place of the class's own, which for O(priority) is V(0). Alone, it leaves
+        the priority that is there.
     type: int
   ports:
     description:

@@ -18,6 +18,9 @@ description:
     of its host connections sends.
   - A limit of the endpoint holds for live connections from the moment that the task returns.
     A limit of each connection holds for connections that are made from then on.
+  - Host connections that were made before the role P(slim.overlay.slim_qos#role) first ran on the
+    host carry no mark, so that no limit reaches them; M(slim.overlay.slim_revoke) ends them, and
+    what their programs make instead is limited.
   - Runs on the endpoint's own host, on which the role P(slim.overlay.slim_qos#role) has run.
   - Kept on disk and made again at boot.
 options:
@@ -58,6 +61,7 @@ options:
     default: /opt/slim/qos/current
 seealso:
   - module: slim.overlay.slim_qos
+  - module: slim.overlay.slim_revoke
 attributes:
   check_mode:
     description: Says what it would do and does nothing.

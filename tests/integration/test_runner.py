@@ -20,7 +20,11 @@ from lab import inventory, names
 from lab.client import Lab
 from tests.integration.helpers import NODES, settle
 
-RULES = [{"id": "job", "action": "deny", "sources": ["10.44.250.0/24"], "ports": ["1-1000"]}]
+POLICY = """
+default: allow
+rules:
+  - {id: job, action: deny, sources: [10.44.250.0/24], ports: [1-1000]}
+"""
 
 
 class Job:
@@ -80,7 +84,7 @@ def settled(slim_lab: Lab, tmp_path: Path) -> Iterator[Lab]:
 def test_a_job_with_a_survey_checks_runs_and_runs_again(settled: Lab, tmp_path: Path) -> None:
     # A survey gives texts, and an empty one for a field that is left empty.
     answers = {
-        "slim_policy": {"default": "allow", "rules": RULES}, "slim_policy_file": "",
+        "slim_policy": POLICY, "slim_policy_file": "",
         "slim_acl_max_revoked": "0", "slim_acl_wait": "10", "slim_acl_show": "",
     }  # fmt: skip
     before = revisions(settled)
@@ -101,8 +105,7 @@ def test_a_job_with_a_wrong_answer_says_which_and_changes_nothing(
     settled: Lab, tmp_path: Path
 ) -> None:
     before = revisions(settled)
-    wrong = {"default": "allow", "rules": [{**RULES[0], "ports": [70000]}]}
-    job = Job(settled, tmp_path / "wrong", {"slim_policy": wrong})
+    job = Job(settled, tmp_path / "wrong", {"slim_policy": POLICY.replace("1-1000", "70000")})
     assert job.ran.status == "failed"
     assert "70000" in job.said()
     assert revisions(settled) == before

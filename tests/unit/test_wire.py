@@ -76,7 +76,8 @@ def numbered(sentence: str) -> dict[int, str]:
 
 
 SHIM_TYPES = {row[1]: int(row[0]) for row in listed_types("## Shim socket")}
-TRUNK_TYPES = {row[1]: (int(row[0]), row[2]) for row in listed_types("## Trunk")}
+TRUNK_TYPES = {row[1]: int(row[0]) for row in listed_types("## Trunk")}
+BODIES = _table(PAGE.partition("<!-- bodies -->\n")[2].splitlines())
 FLAGS = {name: number for number, name in numbered("\nFlags: ").items()}
 REASONS = numbered("\nReasons (PLAIN, KEEP): ")
 LAYOUTS = re.findall(r"<!-- layout: (\w+) -->", PAGE)
@@ -99,7 +100,7 @@ def test_a_layout_has_no_gap_and_no_overlap(name):
 
 def test_types_are_numbered_without_a_gap():
     assert list(SHIM_TYPES.values()) == list(range(1, len(SHIM_TYPES) + 1))
-    assert [n for n, _unused in TRUNK_TYPES.values()] == list(range(1, len(TRUNK_TYPES) + 1))
+    assert list(TRUNK_TYPES.values()) == list(range(1, len(TRUNK_TYPES) + 1))
     assert list(REASONS) == list(range(1, len(REASONS) + 1))
     assert list(FLAGS.values()) == [1 << bit for bit in range(len(FLAGS))]
 
@@ -310,13 +311,12 @@ def test_no_bit_of_an_ack_or_commit_may_differ_and_none_be_missing():
 # --- Python, trunk --------------------------------------------------------------------
 
 ITEMS = {
-    "key_id": 0x71727374, "key": KEY, "the host's name": b"node1", "tenant": b"blue",
-    "tenant length": 4, "vip": bytes(range(16)), "source vip": bytes(range(16)),
-    "destination vip": bytes(range(16, 32)), "data port": 0x8182, "up": 1, "port": 0x8384,
-    "generation": 0x9192,
-    "id": NONCE, "sport": 0x8586, "dport": 0x8788, "probe": 1, "opaque": b"12345678",
-    "reason": b"because",
+    "key_id": 0x71727374, "key": KEY, "name": b"node1", "tenant": b"blue", "tenant_length": 4,
+    "vip": bytes(range(16)), "source": bytes(range(16)), "destination": bytes(range(16, 32)),
+    "data_port": 0x8182, "up": 1, "port": 0x8384, "generation": 0x9192, "id": NONCE,
+    "sport": 0x8586, "dport": 0x8788, "probe": 1, "opaque": b"12345678", "reason": b"because",
 }  # fmt: skip
+TENANT = len(b"blue")
 VIP, OTHER = bytes(range(16)), bytes(range(16, 32))
 SAMPLES: dict[str, frames.Frame] = {
     "OPEN": frames.Open(0x71727374, KEY, "node1"),
@@ -331,18 +331,19 @@ SAMPLES: dict[str, frames.Frame] = {
 }
 
 
-def _stated_body(cell: str) -> bytes:
-    """The bytes that the page's list of items gives for the values in ITEMS."""
+def _stated_body(name: str) -> bytes:
+    """The bytes that the page's table of bodies gives for the values in ITEMS."""
     made = b""
-    listed = re.split("[:;]", cell)[0]
-    for item in filter(str.strip, listed.split(",")):
-        stated = re.fullmatch(r"\s*(?:then )?([^()]+?)(?: \(([^)]+)\))?", item)
-        assert stated is not None, item
-        value = ITEMS[stated[1]]
+    for frame, offset, size, item, _meaning in BODIES:
+        if frame != name:
+            continue
+        number, _plus, tenant = offset.partition("+")
+        assert len(made) == int(number) + (TENANT if tenant else 0), f"{name}: {item}"
+        value = ITEMS[item]
         if isinstance(value, int):
-            value = value.to_bytes(int(stated[2]), "big")
-        elif stated[2] and stated[2].isdigit():
-            assert len(value) == int(stated[2]), item
+            value = value.to_bytes(int(size), "big")
+        elif size != "rest":
+            assert len(value) == (TENANT if size == "T" else int(size)), f"{name}: {item}"
         made += value
     return made
 
@@ -361,10 +362,11 @@ def test_frame_header():
 
 def test_python_has_the_frames_of_the_page_and_no_others():
     assert set(SAMPLES) == set(TRUNK_TYPES)
-    for name, (number, _unused) in TRUNK_TYPES.items():
+    assert {row[0] for row in BODIES} == set(TRUNK_TYPES) - {"IDLE"}
+    for name, number in TRUNK_TYPES.items():
         assert getattr(frames, name) == number, name
         assert frames.encode(SAMPLES[name])[3] == number, name
-    last = max(number for number, _unused in TRUNK_TYPES.values())
+    last = max(TRUNK_TYPES.values())
     with pytest.raises(frames.FrameError, match="unknown type"):
         frames.decode_header(frames.HEADER.pack(frames.MAGIC, frames.VERSION, last + 1, 0))
 
@@ -372,8 +374,8 @@ def test_python_has_the_frames_of_the_page_and_no_others():
 @pytest.mark.parametrize("name", TRUNK_TYPES)
 def test_frame_body(name):
     body = frames.encode(SAMPLES[name])[frames.HEADER_SIZE :]
-    assert body == _stated_body(TRUNK_TYPES[name][1]), name
-    assert frames.decode_body(TRUNK_TYPES[name][0], body) == SAMPLES[name]
+    assert body == _stated_body(name), name
+    assert frames.decode_body(TRUNK_TYPES[name], body) == SAMPLES[name]
 
 
 # --- keys -----------------------------------------------------------------------------

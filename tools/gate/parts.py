@@ -185,4 +185,15 @@ def parts() -> list[Part]:
             600,
             environment={**ansible, "SLIMLAB_NAME": "molecule"},
         ),
+        *(
+            Part(
+                f"secure-{mode}",
+                f"molecule scenario secure, mode {mode}: virtual machines, reboots, another kernel",
+                lambda long: [_tool("molecule", "test", "--scenario-name", "secure")],
+                3 * 3600,
+                long=True,
+                environment={**ansible, "SLIM_SECURE": mode},
+            )
+            for mode in ("kmod", "bpf")
+        ),
     ]

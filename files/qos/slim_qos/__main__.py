@@ -29,6 +29,8 @@ from slim_qos.shaper import Outcome, Shaper, ShaperError
 
 CONFIG = Path("/etc/slim/qos.json")
 RECORD = Path("/var/lib/slim/qos-kernel.json")
+FAILURES = (ShaperError, kernel.NetlinkError, OSError)
+"""What keeps kernel or disk from taking a change."""
 
 
 @contextlib.contextmanager
@@ -62,7 +64,7 @@ def _without(wanted: Settings) -> Settings:
 
 
 def put(options: argparse.Namespace) -> dict[str, Any]:
-    """edit and apply. A change that the kernel does not take is taken back whole."""
+    """edit and apply. A change that kernel, disk or router does not take is taken back whole."""
     old = settings.load(options.config)
     new = old
     if options.command == "edit":
@@ -71,33 +73,38 @@ def put(options: argparse.Namespace) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise SettingsError(f"standard input: not JSON ({error}); give an object") from error
         new = settings.edit(old, change)
-    record = Record.load(options.record)
-    before, after = settings.as_json(old), settings.as_json(new)
+    was_there = options.config.exists()
+    answer: dict[str, Any] = {"before": settings.as_json(old), "after": settings.as_json(new)}
     try:
-        outcome = _shape(new, record, options.check)
-    except ShaperError:
-        if not options.check and new != old:
-            with contextlib.suppress(ShaperError):
-                _shape(old, Record.load(options.record), False)
-        raise
-    changed = before != after
-    if changed:
-        outcome.changes.insert(0, f"write {options.config}")
-    answer: dict[str, Any] = {"before": before, "after": after}
-    if not options.check:
-        # The file is compared as well: it may be of an older release.
-        if changed or not options.config.exists():
-            try:
+        outcome = _shape(new, Record.load(options.record), options.check)
+        changed = answer["before"] != answer["after"]
+        if changed:
+            outcome.changes.insert(0, f"write {options.config}")
+        if not options.check:
+            # The file is compared as well: it may be of an older release.
+            if changed or not was_there:
                 settings.save(new, options.config)
-            except OSError:
-                if new != old:  # the kernel must not have what the next boot would not
-                    with contextlib.suppress(ShaperError):
-                        _shape(old, Record.load(options.record), False)
-                raise
-        if options.command == "edit":
-            # Also when nothing has changed: it may not have taken it the last time.
-            answer["router"] = router.tell(options.admin)
+            if options.command == "edit":
+                # Also when nothing has changed: it may not have taken it the last time.
+                answer["router"] = router.tell(options.admin)
+    except (*FAILURES, router.RouterError):
+        if not options.check and new != old:
+            _take_back(old, options, was_there)
+        raise
     return outcome.as_dict() | answer
+
+
+def _take_back(old: Settings, options: argparse.Namespace, was_there: bool) -> None:
+    """Everything as it was; what cannot be is named by the failure that led here."""
+    with contextlib.suppress(*FAILURES):
+        _shape(old, Record.load(options.record), False)
+    with contextlib.suppress(OSError):
+        if was_there:
+            settings.save(old, options.config)
+        else:
+            options.config.unlink(missing_ok=True)
+    with contextlib.suppress(router.RouterError):
+        router.tell(options.admin)
 
 
 def remove(options: argparse.Namespace) -> dict[str, Any]:

@@ -175,14 +175,15 @@ def _list(value: object, what: str, longest: int) -> list[Any]:
     return value
 
 
-def klass(value: dict[str, Any], what: str) -> Class:
-    """A class from {class: NAME} or {priority: N}, each with dscp or without."""
+def klass(value: dict[str, Any], what: str, now: Class | None = None) -> Class:
+    """A class from {class: NAME} or {priority: N}, each with dscp or without; dscp alone
+    leaves the rest as it is *now*."""
     name, priority, dscp = value.get("class"), value.get("priority"), value.get("dscp")
     if name is not None and name not in CLASSES:
         raise SettingsError(
             f"{what}: class {name!r} is not known; choose one of {', '.join(CLASSES)}, or a priority"
         )
-    found = Class() if name is None else CLASSES[name]
+    found = now or Class() if name is None else CLASSES[name]
     if priority is not None:
         if name is not None:
             raise SettingsError(f"{what}: both class and priority; give one of them")
@@ -390,7 +391,7 @@ def edit(settings: Settings, change: object) -> Settings:
         )
         target, what = _target(settings, wanted)
         if any(wanted.get(name) is not None for name in ("class", "priority", "dscp")):
-            target = replace(target, klass=klass(wanted, what))
+            target = replace(target, klass=klass(wanted, what, target.klass))
         if wanted.get("ports") is not None:
             target = replace(target, rules=_rules(wanted["ports"], what))
         settings = _put(settings, target)

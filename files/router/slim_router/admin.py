@@ -2,8 +2,8 @@
 """The admin socket: one JSON request line, one JSON reply line, root only.
 
 Requests are ``{"op": NAME, ...}``; replies ``{"ok": true, "result": ...}`` or
-``{"ok": false, "error": TEXT}``. Commands are registered with the arguments
-that they take; anything else is refused.
+``{"ok": false, "error": TEXT}``, with ``"late": true`` where the work goes on. Commands
+are registered with the arguments that they take; anything else is refused.
 """
 
 from __future__ import annotations
@@ -117,7 +117,10 @@ class Admin:
         except AdminError as error:
             return _refusal(str(error))
         except TimeoutError:
-            return _refusal(f"op {op}: no answer within {REPLY_S:g} s")
+            return _refusal(
+                f"op {op}: not done within {REPLY_S:g} s, and it goes on; see what is in force"
+                " (slimctl acl, slimctl status) before you ask again"
+            ) | {"late": True}
         except Exception as error:
             log.error("admin-op", op=op, cause=repr(error))
             return _refusal(f"op {op}: {error!r}; this is a defect, the router goes on")

@@ -46,11 +46,6 @@ def parser() -> argparse.ArgumentParser:
         "--worker-path", type=Path, action="append", default=[], help=argparse.SUPPRESS
     )
     validate.add_argument(
-        "--flat",
-        action="store_true",
-        help="the fallback does not separate tenants: a vip may appear only once",
-    )
-    validate.add_argument(
         "--tls", action="store_true", help="load the certificates and the key, too"
     )
     commands.add_parser("version", help="print the version")
@@ -70,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         state_dir=options.state_dir.absolute(),
     )
     if options.command == "validate":
-        return _validate(where, options.flat, options.tls)
+        return _validate(where, options.tls)
     set_level(options.log_level)
     return _run(where, options.worker_module, tuple(options.worker_path))
 
@@ -79,11 +74,11 @@ def _complain(text: object) -> None:
     print(f"slim-router: {text}", file=sys.stderr)
 
 
-def _validate(where: paths.Paths, flat: bool, tls: bool) -> int:
+def _validate(where: paths.Paths, tls: bool) -> int:
     from . import config
 
     try:
-        router, fleet = config.load(where.config, where.map, flat=flat)
+        router, fleet = config.load(where.config, where.map)
         config.check_socket_path(where.shim_socket)
         config.check_socket_path(where.admin_socket)
         if tls:

@@ -87,6 +87,7 @@ class RouterConfig:
     tls: Tls
     bounds: Bounds = field(default_factory=Bounds)
     secure_fallback: str = "overlay"
+    flat: bool = False  # the fallback does not separate tenants: a vip may be there once only
     flow_log: FlowLog | None = None
 
 
@@ -179,7 +180,7 @@ def decode(text: str, where: str) -> object:
 
 ROUTER_KEYS = (
     "version", "host", "address", "trunk_port", "data_ports", "overlay", "secure",
-    "secure_fallback", "metrics", "tls", "bounds", "flow_log",
+    "secure_fallback", "flat", "metrics", "tls", "bounds", "flow_log",
 )  # fmt: skip
 
 
@@ -200,6 +201,9 @@ def parse_router(value: object, where: str = "router.json") -> RouterConfig:
             f"{fallback!r} is not known",
             f"choose one of {', '.join(SECURE_FALLBACKS)}",
         )
+    flat = reader.get("flat", False)
+    if not isinstance(flat, bool):
+        raise reader.fail("flat", f"{flat!r} is not true or false", "correct it")
     paths = Reader(reader.get("tls"), f"{where}: tls", ("ca", "cert", "key"))
     files = {}
     for name in ("ca", "cert", "key"):
@@ -215,6 +219,7 @@ def parse_router(value: object, where: str = "router.json") -> RouterConfig:
         overlay=_overlay(reader),
         secure=secure,
         secure_fallback=fallback,
+        flat=flat,
         metrics=_metrics(reader),
         tls=Tls(**files),
         bounds=_bounds(reader.get("bounds", {}), f"{where}: bounds"),
@@ -480,9 +485,9 @@ def check_socket_path(path: Path) -> None:
         )
 
 
-def load(config_path: Path, map_path: Path, *, flat: bool = False) -> tuple[RouterConfig, FleetMap]:
+def load(config_path: Path, map_path: Path) -> tuple[RouterConfig, FleetMap]:
     """Both files, checked alone and together. Raises ConfigError."""
     config = parse_router(load_json(config_path), str(config_path))
-    fleet = parse_map(load_json(map_path), str(map_path), flat=flat)
+    fleet = parse_map(load_json(map_path), str(map_path), flat=config.flat)
     check_together(config, fleet)
     return config, fleet

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,25 +25,32 @@ class Dump:
     listeners: list[Any] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     complete: bool = False
+    cause: str = "no full answer"
+    """Of what is missing, if it is not complete."""
 
 
 class Dumps:
     """Asks workers and puts their pieces together."""
 
     def __init__(self) -> None:
+        self.unheard: Callable[[Endpoint], str] = lambda _unused: ""  # Registry.unheard
         self._next = 0
         self._open: dict[int, tuple[Dump, asyncio.Event]] = {}
 
     async def collect(
         self, endpoints: Iterable[Endpoint], *, connections: bool = True, timeout: float = TIMEOUT_S
     ) -> list[Dump]:
-        """The dump of every worker that is up; incomplete where one took too long.
+        """The dump of every worker that is up; incomplete where one took too long, or where
+        there is none to speak for connections that its predecessor had.
 
         Without *connections* the workers are told that their counters are enough.
         """
         wanted: dict[int, tuple[Dump, asyncio.Event]] = {}
+        mute = []
         for ep in endpoints:
             if not ep.up:
+                if connections and (cause := self.unheard(ep)):
+                    mute.append(Dump(ep, cause=cause))
                 continue
             self._next += 1
             number = self._next
@@ -61,7 +68,7 @@ class Dumps:
         finally:
             for number in wanted:
                 self._open.pop(number, None)
-        return [dump for dump, _unused in wanted.values()]
+        return [dump for dump, _unused in wanted.values()] + mute
 
     def on_dumped(self, ep: Endpoint, message: Message) -> None:
         """One piece. Raises KeyError, TypeError, ValueError when malformed."""

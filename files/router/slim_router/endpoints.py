@@ -28,7 +28,7 @@ from hashlib import blake2s
 from pathlib import Path
 from typing import Protocol
 
-from . import blockade, log, netns
+from . import blockade, log, netns, rowfile
 from .bucket import Bucket
 from .config import EndpointSpec, FleetMap, Key, RouterConfig
 from .link import Message, WorkerLink
@@ -448,7 +448,7 @@ class Registry:
         """The endpoint's connection table, open; none where that is not possible."""
         if self.rows_dir is None:
             return []
-        path = self.rows_dir / blake2s(_name(ep.key).encode(), digest_size=16).hexdigest()
+        path = _row_path(self.rows_dir, ep.key)
         try:
             self.rows_dir.mkdir(mode=0o700, exist_ok=True)
             return [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)]
@@ -458,6 +458,18 @@ class Registry:
                 next="a worker that is restarted will not know its predecessor's connections",
             )  # fmt: skip
             return []
+
+    def unheard(self, ep: Endpoint) -> str:
+        """Why nobody can say what *ep* has: its last worker kept rows, and there is no other.
+        Empty where a worker can be asked, or there is nothing to ask for."""
+        if ep.up or ep.state == "absent" or self.rows_dir is None:
+            return ""
+        number = rowfile.kept(_row_path(self.rows_dir, ep.key))
+        if not number:
+            return ""
+        why = f"{ep.state}: {ep.detail or ep.barred}" if ep.detail or ep.barred else ep.state
+        rows = f"{number} connection{'s' * (number != 1)}"
+        return f"no worker ({why}), and {rows} of its last one may live"
 
     async def _serve(self, ep: Endpoint, listener: socket.socket, fd: int) -> None:
         """One worker from fork to end. Raises NurseryError, OSError."""
@@ -565,6 +577,10 @@ class Registry:
             ep.since = time.time()
             log.debug("endpoint-state", endpoint=ep.spec.label, state=state, detail=detail)
         ep.state, ep.detail = state, detail
+
+
+def _row_path(rows_dir: Path, key: Key) -> Path:
+    return rows_dir / blake2s(_name(key).encode(), digest_size=16).hexdigest()
 
 
 def _name(key: Key) -> str:

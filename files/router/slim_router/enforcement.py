@@ -81,6 +81,7 @@ class Enforcement:
         self.seconds = 0.0  # that the last list took, from its receipt to the last answer
         self.revoked = 0
         self.endpoints: Callable[[], Iterable[Endpoint]] = lambda: ()
+        self.unheard: Callable[[Endpoint], str] = lambda _unused: ""  # Registry.unheard
         self._round: Round | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent: dict[Key, tuple[WorkerLink, bytes]] = {}  # to whom, and what in short
@@ -169,13 +170,14 @@ class Enforcement:
 
     # --- a new list -----------------------------------------------------------------
 
-    async def put(self, new: Policy, wait_s: float = WAIT_S) -> Outcome:
+    async def put(self, new: Policy, wait_s: float = WAIT_S, began: float = 0.0) -> Outcome:
         """Write *new*, whose revision is the next, to disk; enforce it; gather what was revoked.
 
-        Raises OSError when it cannot be written: then nothing has changed. The caller
-        sees to it that there is one at a time.
+        *began* is when the list came, of the monotonic clock; now, if not given. Raises
+        OSError when it cannot be written: then nothing has changed. The caller sees to it
+        that there is one at a time.
         """
-        began = time.monotonic()
+        began = began or time.monotonic()
         slicer = await asyncio.to_thread(Slicer, new)
         await asyncio.to_thread(self.store.save, new)
         self._before = (self.policy.revision, [rule.id for rule in self.policy.rules])
@@ -192,6 +194,9 @@ class Enforcement:
         incomplete = dict(this.failed)
         for ep in this.waiting:
             incomplete[ep.spec.name] = f"no answer within {wait_s:g} s"
+        for ep in set(self.endpoints()).difference(targets):
+            if cause := self.unheard(ep):
+                incomplete[ep.spec.name] = cause
         self.incomplete = incomplete
         for name, cause in incomplete.items():
             log.error(

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from . import policy
 from .admin import Admin, AdminError
 from .changes import diff
-from .dumps import Dumps
+from .dumps import Dump, Dumps
 from .endpoints import Endpoint
 from .enforcement import ROWS_MAX, WAIT_S, Enforcement, Rows
 from .findings import findings
@@ -72,9 +73,9 @@ class PolicyOps:
     async def _op_set(self, request: dict[str, Any]) -> object:
         _check(request, "acl-set", "wait", 0, WAIT_MAX_S)
         _check(request, "acl-set", "max_revoked", 0, 2**31)
-        return await self._whole(self._set(request))
+        return await self._whole(self._set(request, time.monotonic()))
 
-    async def _set(self, request: dict[str, Any]) -> object:
+    async def _set(self, request: dict[str, Any], began: float) -> object:
         async with self._lock:
             held = self.enforcement
             old = held.policy
@@ -93,14 +94,14 @@ class PolicyOps:
             if dry or limit is not None:
                 doomed, silent = await self._foresee(new)
                 if limit is not None:
-                    _guard("acl-set", doomed, limit)
+                    _guard("acl-set", doomed, limit, silent)
                 if dry:
                     return await self._answer(
                         old, new, dry_run=True, revoked=doomed[:ROWS_MAX],
-                        revoked_total=len(doomed), incomplete=silent,
+                        revoked_total=len(doomed), incomplete=_causes(silent),
                     )  # fmt: skip
             try:
-                done = await held.put(new, float(request.get("wait", WAIT_S)))
+                done = await held.put(new, float(request.get("wait", WAIT_S)), began)
             except OSError as error:
                 raise AdminError(
                     f"acl-set: {held.store.path}: {error.strerror or error}; revision"
@@ -130,17 +131,13 @@ class PolicyOps:
             **await asyncio.to_thread(make), **more,
         }  # fmt: skip
 
-    async def _foresee(self, new: Policy) -> tuple[Rows, list[dict[str, str]]]:
-        """(what *new* would revoke, workers that did not answer)."""
+    async def _foresee(self, new: Policy) -> tuple[Rows, dict[str, str]]:
+        """(what *new* would revoke, endpoints that did not tell what they have, and why)."""
         dumped = await self.dumps.collect(self.endpoints())
-        silent = {
-            dump.endpoint.spec.name: "no full answer; what it has is not counted"
-            for dump in dumped
-            if not dump.complete
-        }
+        silent = _silent(dumped)
         rows = [(dump.endpoint, dump.connections) for dump in dumped]
         doomed = await asyncio.to_thread(self.enforcement.forbidden, new, rows)
-        return doomed, _causes(silent)
+        return doomed, silent
 
     # --- revoke ----------------------------------------------------------------------
 
@@ -168,12 +165,10 @@ class PolicyOps:
                 for row in dump.connections
                 if all(row.get(key) == value for key, value in wanted.items())
             ]
-            silent = {
-                dump.endpoint.spec.name: "no full answer" for dump in dumped if not dump.complete
-            }
+            silent = _silent(dumped)
             rows = [{**row, **ep.names, "rule": None} for ep, row in found]
             if request.get("max_revoked") is not None:
-                _guard("revoke", rows, request["max_revoked"])
+                _guard("revoke", rows, request["max_revoked"], silent)
             dry = bool(request.get("dry_run"))
             if not dry:
                 rows = await self._order(found, silent)
@@ -258,7 +253,12 @@ def _check(request: dict[str, Any], op: str, name: str, low: int, high: int) -> 
         raise AdminError(f"{op}: {name}: {value} is not from {low} to {high}; correct it")
 
 
-def _guard(op: str, doomed: Rows, limit: int) -> None:
+def _silent(dumped: Iterable[Dump]) -> dict[str, str]:
+    return {dump.endpoint.spec.name: dump.cause for dump in dumped if not dump.complete}
+
+
+def _guard(op: str, doomed: Rows, limit: int, silent: dict[str, str]) -> None:
+    """Refuse what is above the limit, or may be: whoever sets one wants to know before."""
     if len(doomed) > limit:
         some = "; ".join(
             f"{row['endpoint']} {row['src']}:{row['sport']} to {row['dst']}:{row['dport']}"
@@ -269,6 +269,12 @@ def _guard(op: str, doomed: Rows, limit: int) -> None:
         raise AdminError(
             f"{op}: {len(doomed)} connection{'s' * (len(doomed) != 1)} would be revoked, max_revoked"
             f" is {limit}: {some}{more}; nothing was done; raise max_revoked, or correct the request"
+        )
+    if silent:
+        some = "; ".join(f"{name}: {cause}" for name, cause in list(silent.items())[:SHOWN])
+        raise AdminError(
+            f"{op}: max_revoked is {limit}, and what would be revoked is not wholly known: {some};"
+            " nothing was done; ask again when its worker answers, or leave max_revoked out"
         )
 
 

@@ -57,6 +57,8 @@ def ask(path: Path, op: str, /, **arguments: object) -> Any:
         reply = json.loads(line)
     except ValueError as error:
         raise Unreachable(f"socket {path}: the answer was cut off; ask again") from error
+    if reply.get("late"):
+        raise Unreachable(str(reply.get("error")))
     if not reply.get("ok"):
         raise Refused(str(reply.get("error")))
     return reply["result"]
@@ -337,7 +339,6 @@ def parser() -> argparse.ArgumentParser:
     validate = commands.add_parser("validate", help="check the files, without the router")
     validate.add_argument("--config", type=Path, default=paths.CONFIG, metavar="PATH")
     validate.add_argument("--map", type=Path, default=paths.MAP, metavar="PATH")
-    validate.add_argument("--flat", action="store_true", help="one vip, one endpoint")
     return made
 
 
@@ -346,7 +347,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.command == "validate":
         files = ["--config", str(options.config), "--map", str(options.map)]
-        return cli.main(["validate", *files, *(["--flat"] if options.flat else [])])
+        return cli.main(["validate", *files])
     names = ARGUMENTS.get(options.command, ())
     arguments = {n: v for n in names if (v := getattr(options, n)) is not None and v is not False}
     try:

@@ -128,6 +128,7 @@ class Supervisor:
             # Read before there is a worker: what a list forbids is never let through first.
             self.enforcement = await asyncio.to_thread(Enforcement, PolicyStore(self.paths.policy))
             self.enforcement.endpoints = self.registry.endpoints.values
+            self.enforcement.unheard = self.dumps.unheard = self.registry.unheard
             self.policy_ops = PolicyOps(
                 self.enforcement, self.dumps, self.registry.endpoints.values
             )

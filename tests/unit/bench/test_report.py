@@ -59,6 +59,14 @@ def test_bar_without_a_slim_figure_is_not_met_and_not_missed():
     assert verdict.met is None
 
 
+def test_one_round_with_a_failure_is_one_too_many():
+    rounds = [{"slim": 0.0}, {"slim": 0.0}, {"slim": 2.0}]
+    failed = series("setups16", "errors", "", "lower", rounds=rounds)
+    failed.placement = "two"
+    (verdict,) = judge(Report("r", "now", series=[failed]))
+    assert (verdict.value, verdict.met) == (2.0, False)
+
+
 def test_json_has_raw_rounds_and_a_schema_number(report):
     data = json.loads(json.dumps(report.to_json()))
     assert data["schema"] == 1
@@ -131,6 +139,7 @@ def test_text_has_aligned_columns(report):
         ({"probe_connections": 100, "probe_host_path": 99}, True),
         ({"probe_connections": 100, "probe_host_path": 98, "table_slim": 5}, False),
         ({"connects_slim": 1000, "connects_overlay": 3}, True),
+        ({"connects_slim": 1000, "connects_overlay": 3, "table_slim": 9, "table_overlay": 1}, True),
         ({"connects_slim": 67, "connects_overlay": 1}, False),
         (
             {

@@ -17,7 +17,7 @@ from tests.unit.router.fleet import Fleet, run
 from tests.unit.router.puppets import Puppets
 
 SLIMCTL = Path(__file__).resolve().parents[3] / "files/router/slimctl"
-WORDS = [str(SLIMCTL), "validate", "--flat", "--config", "@CONFIG", "--map", "@MAP"]
+WORDS = [str(SLIMCTL), "validate", "--config", "@CONFIG", "--map", "@MAP"]
 
 
 @pytest.fixture
@@ -68,6 +68,11 @@ def test_an_endpoint_comes_changes_and_goes(one, run_module) -> None:
                 assert bad["failed"]
                 assert "lies outside the overlay" in bad["msg"]
                 assert paths.map.read_text() == text
+                # This host's fallback separates tenants: each has its own 10.44.0.1.
+                other = {**entry, "vip": "10.44.0.1", "tenant": "blue", "netns": one.netns()}
+                done = await go(**other, name="twin")
+                assert (done["changed"], done["reloaded"]) == (True, True)
+                assert (await go(tenant="blue", state="absent", name="twin"))["changed"] is True
                 gone = await go(state="absent")
                 assert (gone["changed"], gone["endpoint"]) == (True, {})
                 assert [e["name"] for e in json.loads(paths.map.read_text())["endpoints"]] == ["a1"]

@@ -87,6 +87,7 @@ def failure(path: str, timeout: int = 5) -> _router.RouterError:
             "deploy this one",
         ),
         (b'{"ok": false, "error": "too many clients"}\n', "refused", "slim-router: too many"),
+        (b'{"ok": false, "error": "it goes on", "late": true}\n', "no-answer", "it goes on"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_next_step(stub, answer, kind, words) -> None:

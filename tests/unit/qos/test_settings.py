@@ -134,3 +134,10 @@ def test_classes_are_of_limited_endpoints_and_of_the_probe():
     leaves = {i << 3 | priority for i in (4095, index) for priority in range(8)}
     assert minors == {0x8FFF, 0x8000 | index} | leaves
     assert plan.classes(one, "ingress") == []
+
+
+def test_a_code_point_alone_leaves_the_priority():
+    urgent = made(classes=[{"endpoint": "c1", "class": "realtime"}])
+    marked = settings.edit(urgent, {"classes": [{"endpoint": "c1", "dscp": 40}]})
+    (found,) = (e.klass for e in marked.endpoints if e.name == "c1")
+    assert (found.priority, found.dscp) == (7, 40)

@@ -280,6 +280,31 @@ def test_a_second_run_changes_nothing_and_check_mode_only_tells(host):
     assert host.helper("edit", classes=[{"endpoint": "c1", "class": "bulk"}])["changes"] == []
 
 
+def test_a_change_that_the_router_refuses_is_taken_back(host):
+    host.base()
+    host.limit(egress="50mbit")
+    before, file = host.everything(), host.config.read_text()
+    with socket.socket(socket.AF_UNIX) as older:
+        older.bind(str(host.config.with_name("none.sock")))
+        older.listen(8)
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _unused = older.accept()
+                    with client:
+                        client.recv(100)
+                        client.sendall(b'{"ok": false, "error": "unknown op \'limits\'"}\n')
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        refused = host.helper("edit", status=1, limits=[{"endpoint": "c1", "egress": "9mbit"}])
+        older.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert "of one collection version" in refused["problem"]
+    assert (host.everything(), host.config.read_text()) == (before, file)
+
+
 def test_everything_that_was_taken_away_comes_back_and_ours_goes(host):
     host.base()
     before = host.everything()

@@ -103,6 +103,7 @@ BAD_ROUTER = [
     (_router(version=2), "version: 2"),
     (_router(version=True), "version"),
     (_without(ROUTER, "version"), "version: missing"),
+    (_router(flat="yes"), "flat: .yes. is not true or false"),
     (_router(colour="red"), "unknown key 'colour'"),
     (_without(ROUTER, "host"), "host: missing"),
     (_router(host=""), "host"),
@@ -196,10 +197,10 @@ def test_bad_map_json_is_named(tmp_path, fleet, words):
 
 def test_one_vip_for_two_tenants_needs_a_provider_that_separates_them(tmp_path):
     fleet = _fleet({**E1, "name": "c3", "tenant": "blue", "netns": "/3"})
-    files = _write(tmp_path, fleet=fleet)
-    config.load(*files)
+    config.load(*_write(tmp_path, fleet=fleet))
+    files = _write(tmp_path, fleet=fleet, router={**ROUTER, "flat": True})
     with pytest.raises(ConfigError, match="does not separate tenants; choose another vip"):
-        config.load(*files, flat=True)
+        config.load(*files)
 
 
 @pytest.mark.parametrize(

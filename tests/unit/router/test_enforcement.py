@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from slim_router import admin, policy, ports, slimctl
+from slim_router import admin, policy, ports, rowfile, slimctl
+from slim_router.row import Row
 from slim_router.slices import Assembler
 from tests.unit.router.fleet import run, until
 from tests.unit.router.puppets import Puppet, Puppets
@@ -240,6 +241,57 @@ def test_who_does_not_answer_is_named_and_told_again(duo):
             again = await puppets.worker("a2", after=a2)
             assert (await obey(again, 3)).default is True
             assert (await pushed)["incomplete"] == []
+
+    run(body())
+
+
+def test_connections_that_no_worker_speaks_for_are_never_taken_for_none(duo):
+    async def body():
+        async with scene(duo) as (puppets, one, path):
+            a1, _a2 = await puppets.worker("a1"), await puppets.worker("a2")
+            (ep,) = (e for e in one.registry.endpoints.values() if e.spec.name == "a2")
+            ep.state, ep.detail = "refused", "the module is gone"
+            push = {"default": "deny", "rules": []}
+            answers = asyncio.create_task(dumps(a1))
+            got = await ask(path, "acl-set", **push, dry_run=True)
+            assert got["incomplete"] == [], "it never had any"
+            await answers
+            kept = rowfile.RowFile(one.registry._row_file(ep)[0])
+            kept.put(77, Row(True, True, 0, bytes(16), 1, bytes(16), 2, 0.0))
+            kept.close()
+            cause = "no worker (refused: the module is gone), and 1 connection of its last"
+            for arguments in ({"dry_run": True}, {"max_revoked": 5}):
+                answers = asyncio.create_task(dumps(a1))
+                if "dry_run" in arguments:
+                    got = await ask(path, "acl-set", **push, **arguments)
+                    assert cause in got["incomplete"][0]["cause"]
+                else:
+                    with pytest.raises(slimctl.Refused, match="is not wholly known: a2: no worker"):
+                        await ask(path, "acl-set", **push, **arguments)
+                await answers
+            answers = asyncio.create_task(dumps(a1))
+            assert (await ask(path, "connections"))["incomplete"] == ["a2"]
+            await answers
+            pushed = asyncio.create_task(ask(path, "acl-set", **push))
+            await obey(a1, 1)
+            (left,) = (await pushed)["incomplete"]
+            assert left["endpoint"] == "a2" and cause in left["cause"]
+            ep.state, ep.detail = "up", ""
+
+    run(body())
+
+
+def test_a_change_that_takes_too_long_is_not_called_refused(duo, monkeypatch):
+    monkeypatch.setattr(admin, "REPLY_S", 0.3)
+
+    async def body():
+        async with scene(duo) as (puppets, one, path):
+            a1, a2 = await puppets.worker("a1"), await puppets.worker("a2")
+            with pytest.raises(slimctl.Unreachable, match="it goes on"):
+                await ask(path, "acl-set", default="deny", rules=[])
+            await obey(a1, 1)
+            await obey(a2, 1)
+            assert one.enforcement.policy.revision == 1
 
     run(body())
 
