@@ -47,8 +47,8 @@ def _serve(address: str, ports: list[str]) -> None:
     listeners: dict[int, socket.socket] = {}
     held: dict[int, tuple[socket.socket, int]] = {}
     found = dict.fromkeys(map(int, ports), 0)
-    for port in ports:
-        sock = socket.create_server((address, int(port)), backlog=4096)
+    for port in found:
+        sock = socket.create_server((address, port), backlog=4096)
         sock.setblocking(False)
         listeners[sock.fileno()] = sock
         epoll.register(sock, select.EPOLLIN)
