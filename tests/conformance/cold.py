@@ -13,9 +13,8 @@ socket itself: a host connection belongs to another network namespace (SO_NETNS_
 Those two, which cannot ask that, let the server look at its end.
 
 U is the longest connect() of a non-blocking socket, H the longest that an event loop with a
-timer of a millisecond was away from it: in epoll_wait, in connect(), in SO_ERROR. Both
-without what the thread spent waiting for a CPU (/proc/thread-self/schedstat), which is the
-machine's doing.
+timer of a millisecond was away from it: in epoll_wait, in connect(), in SO_ERROR (see
+pyconf.Watch).
 """
 
 from __future__ import annotations
@@ -34,31 +33,8 @@ import pyconf
 TICK_S = 0.001
 
 
-def queued() -> float:
-    """Seconds that this thread has waited for a CPU: Documentation/scheduler/sched-stats.rst."""
-    with open("/proc/thread-self/schedstat", encoding="ascii") as file:  # noqa: PTH123 - twice a turn
-        return int(file.read().split()[1]) / 1e9
-
-
-class Watch:
-    """The longest time between two looks, less what the thread had no CPU for."""
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-        self.look_away()
-
-    def look_away(self) -> None:
-        """Time begins anew."""
-        self.seen, self.waited = time.perf_counter(), queued()
-
-    def look(self) -> None:
-        now, waited = time.perf_counter(), queued()
-        self.longest = max(self.longest, now - self.seen - (waited - self.waited))
-        self.seen, self.waited = now, waited
-
-
-call = Watch()  # connect() of a non-blocking socket
-turn = Watch()  # of an event loop
+call = pyconf.Watch()  # connect() of a non-blocking socket
+turn = pyconf.Watch()  # of an event loop
 
 
 def serve(address: str, first: int, count: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lab.client import Lab
-from tests.integration.helpers import PYTHON, SOURCES, Words, read_until
+from tests.integration.helpers import PYTHON, SOURCES, Words, counters, read_until
 
 COUNT = 100
 LOOPS = ["epoll", "asyncio", "node", "java-selector"]
@@ -52,8 +52,8 @@ def client(way: str, classes: Path) -> Words:
 
 def overlay_counters(lab: Lab) -> Counter[str]:
     """What c1's worker has counted of connects that ended on the overlay, by reason."""
-    (row,) = (r for r in lab.slimctl("c1", "endpoints")["endpoints"] if r["name"] == "c1")
-    return Counter({k: n for k, n in row["counters"].items() if k.startswith("connect_overlay_")})
+    found = counters(lab, "c1").items()
+    return Counter({name: n for name, n in found if name.startswith("connect_overlay_")})
 
 
 def stalled_us() -> int:
