@@ -69,8 +69,16 @@ static int from_channel(int fd, const struct slim_slot *listener, struct sockadd
 		in.msg_controllen = CMSG_LEN(sizeof(int)); /* one descriptor, not what padding has room for */
 		in.msg_flags = 0;
 		got = REAL(recvmsg)(fd, &in, flags & SOCK_CLOEXEC ? MSG_CMSG_CLOEXEC : 0);
-		/* A worker that dies leaves our filler unread, which resets the pair. */
-		if (got == 0 || (got < 0 && errno == ECONNRESET))
+		/*
+		 * A worker that dies leaves our filler unread, which resets the pair. The kernel
+		 * says so once, and then gives what the worker had delivered before: its clients
+		 * have been told that they are connected.
+		 */
+		if (got < 0 && errno == ECONNRESET) {
+			fresh = -1;
+			continue;
+		}
+		if (got == 0)
 			return -2;
 		if (got < 0)
 			return -1;

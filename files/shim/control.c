@@ -126,7 +126,26 @@ static uint32_t bounded(uint32_t bound_us)
 	return bound_us < BOUND_MAX_US ? bound_us : BOUND_MAX_US;
 }
 
-static bool greet(int fd)
+/* A wait in vain. A worker that adds up too many of them is left alone for a while. */
+static void note_silence(int waited_us)
+{
+	if (atomic_fetch_add(&silent_us, waited_us) + waited_us >= HUNG_US) {
+		atomic_store(&silent_us, HUNG_US); /* the next vain wait is enough */
+		atomic_store(&hung_until_us, slim_now_us() + HUNG_REST_US);
+	}
+}
+
+/* What greet() says: */
+#define GREETED 0
+#define TURNED_AWAY (-1) /* an error, a wrong answer, nobody */
+#define MUTE (-2) /* it is there, and says nothing */
+
+/*
+ * A router that starts may take its time to greet. Who has been greeted before waits no
+ * longer than his call may take: it may be the call of an event loop, and a worker that
+ * has hung would hold it up with each new connection.
+ */
+static int greet(int fd, int wait_us)
 {
 	char raw[sizeof(struct slim_msg) + SLIM_MAX_PREFIXES * sizeof(struct slim_prefix)];
 	struct slim_msg msg;
@@ -135,19 +154,27 @@ static bool greet(int fd)
 
 	slim_message(&msg, SLIM_HELLO);
 	msg.value = SLIM_VERSION;
-	if (send_message(fd, &msg, NULL, 0) < 0 || sys_poll(fd, POLLIN, GREET_US) <= 0)
-		return false;
+	if (send_message(fd, &msg, NULL, 0) < 0)
+		return TURNED_AWAY;
+	if (wait_us > GREET_US || !atomic_load(&welcomed))
+		wait_us = GREET_US;
+	if (wait_us < 0)
+		wait_us = 0;
+	if (sys_poll(fd, POLLIN, wait_us) <= 0) {
+		note_silence(wait_us);
+		return MUTE;
+	}
 	got = receive(fd, raw, sizeof(raw), &extra);
 	if (extra >= 0)
 		sys_close(extra);
 	if (got < (ssize_t)sizeof(msg))
-		return false;
+		return TURNED_AWAY;
 	memcpy(&msg, raw, sizeof(msg));
 	if (msg.magic == SLIM_MAGIC && msg.type == SLIM_ERROR && msg.error == EPERM)
 		atomic_store(&barred, true);
 	if (msg.magic != SLIM_MAGIC || msg.version != SLIM_VERSION || msg.type != SLIM_WELCOME ||
 	    msg.count > SLIM_MAX_PREFIXES || got != (ssize_t)(sizeof(msg) + msg.count * sizeof(struct slim_prefix)))
-		return false;
+		return TURNED_AWAY;
 	if (msg.flags & SLIM_F_SECURE)
 		atomic_store(&secure, true);
 	if (!atomic_load(&welcomed)) {
@@ -159,7 +186,7 @@ static bool greet(int fd)
 		reply_us = bounded(msg.error);
 		atomic_store(&welcomed, 1);
 	}
-	return true;
+	return GREETED;
 }
 
 /*
@@ -167,21 +194,25 @@ static bool greet(int fd)
  * way for a process in a chroot, and the short one for every forked child. JOIN
  * has no answer, so that it may be sent on a connection that others use.
  */
-static int join(void)
+static int join(int wait_us)
 {
 	struct slim_msg msg;
-	int pair[2], sent;
+	int pair[2], outcome = TURNED_AWAY;
 
 	if (door < 0 || slim_cookie(door) != door_cookie ||
 	    syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return -1;
+		return TURNED_AWAY;
 	slim_message(&msg, SLIM_JOIN);
-	sent = send_message(door, &msg, &pair[1], 1);
-	sys_close(pair[1]);
-	if (sent == 0 && greet(pair[0]))
+	if (send_message(door, &msg, &pair[1], 1) == 0) {
+		sys_close(pair[1]);
+		outcome = greet(pair[0], wait_us);
+	} else {
+		sys_close(pair[1]);
+	}
+	if (outcome == GREETED)
 		return pair[0];
 	sys_close(pair[0]);
-	return -1;
+	return outcome;
 }
 
 static _Atomic int door_busy;
@@ -222,7 +253,7 @@ __attribute__((constructor)) static void read_path(void)
 		memcpy(socket_path, path, strlen(path));
 }
 
-static int dial_path(void)
+static int dial_path(int wait_us)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct timeval limit = { 0, 200000 };
@@ -235,19 +266,21 @@ static int dial_path(void)
 	if (fd < 0)
 		return -1;
 	sys_setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (sys_connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || !greet(fd)) {
+	if (sys_connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || greet(fd, wait_us) != GREETED) {
 		sys_close(fd);
 		return -1;
 	}
 	return fd;
 }
 
-static int dial(void)
+static int dial(int wait_us)
 {
-	int fd = join(), hidden;
+	int fd = join(wait_us), hidden;
 
+	if (fd == MUTE) /* the path leads to the same worker */
+		return -1;
 	if (fd < 0) {
-		fd = dial_path();
+		fd = dial_path(wait_us);
 		if (fd < 0)
 			return -1;
 		/*
@@ -255,7 +288,7 @@ static int dial(void)
 		 * this one would not show: see slim_ask, on late answers.
 		 */
 		if (keep_door(fd)) {
-			int own = join();
+			int own = join(wait_us);
 
 			if (own >= 0) {
 				sys_close(fd);
@@ -338,7 +371,7 @@ static struct control *claim(int wait_us)
 	found->fd = -1;
 	start = slim_now_us();
 	if (start >= atomic_load(&not_before_us)) {
-		found->fd = dial();
+		found->fd = dial((int)(end - start));
 		if (found->fd >= 0) {
 			found->owner = sys_getpid();
 			found->cookie = slim_cookie(found->fd);
@@ -352,6 +385,21 @@ static struct control *claim(int wait_us)
 										      HUNG_REST_US));
 	}
 	unclaim(found);
+	return NULL;
+}
+
+/* One that is there and idle; never a new one. */
+static struct control *claim_kept(void)
+{
+	for (int i = 0; i < CONTROLS; i++) {
+		int idle = 0;
+
+		if (!atomic_compare_exchange_strong(&controls[i].busy, &idle, 1))
+			continue;
+		if (kept(&controls[i]))
+			return &controls[i];
+		unclaim(&controls[i]);
+	}
 	return NULL;
 }
 
@@ -385,6 +433,8 @@ bool slim_ready(void)
 int slim_ask(struct slim_msg *msg, const int *fds, int nfds, const uint8_t types[SLIM_ANSWERS],
 	     struct slim_msg *reply, int *rfd, int timeout_us)
 {
+	int64_t end = slim_now_us() + timeout_us; /* of everything: an event loop may be waiting */
+
 	*rfd = -1;
 	if (slim_foreign_process() || slim_now_us() < atomic_load(&hung_until_us)) {
 		errno = ECONNREFUSED;
@@ -392,8 +442,7 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, const uint8_t types
 	}
 	/* A kept connection may have died with its router: try a new one once. */
 	for (int attempt = 0; attempt < 2; attempt++) {
-		struct control *control = claim(timeout_us);
-		int64_t end = slim_now_us() + timeout_us;
+		struct control *control = claim((int)(end - slim_now_us()));
 
 		if (!control)
 			break;
@@ -404,10 +453,7 @@ int slim_ask(struct slim_msg *msg, const int *fds, int nfds, const uint8_t types
 			ssize_t got;
 
 			if (left <= 0 || sys_poll(control->fd, POLLIN, (int)left) <= 0) {
-				if (atomic_fetch_add(&silent_us, timeout_us) + timeout_us >= HUNG_US) {
-					atomic_store(&silent_us, HUNG_US); /* the next vain wait is enough */
-					atomic_store(&hung_until_us, slim_now_us() + HUNG_REST_US);
-				}
+				note_silence(timeout_us);
 				/* Closing it tells the worker that nobody takes the late answer. */
 				let_go(control);
 				unclaim(control);
@@ -444,12 +490,16 @@ gone:
 	return -1;
 }
 
+/*
+ * What is not answered is not worth waiting for a greeting of a worker that has just been
+ * silent: it learns from the connection that we closed.
+ */
 void slim_tell(struct slim_msg *msg)
 {
 	struct control *control;
 	int saved = errno;
 
-	if (!slim_foreign_process() && (control = claim(CLAIM_US))) {
+	if (!slim_foreign_process() && (control = atomic_load(&silent_us) ? claim_kept() : claim(CLAIM_US))) {
 		if (send_message(control->fd, msg, NULL, 0) < 0)
 			let_go(control);
 		unclaim(control);

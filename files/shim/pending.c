@@ -147,8 +147,10 @@ bool slim_swap(int fd, struct slim_slot *slot, int bound_us)
 	ask.value = slot->attempt;
 	ask.error = (uint32_t)(bound_us > 0 ? bound_us : 0);
 	if (slim_ask(&ask, NULL, 0, (uint8_t[SLIM_ANSWERS]){ SLIM_SWAPPED, SLIM_KEEP }, &reply, &host,
-		     bound_us + slim_reply_us()) < 0)
+		     bound_us + slim_reply_us()) < 0) {
+		slim_uncounted();
 		return false;
+	}
 	if (reply.type != SLIM_SWAPPED || host < 0)
 		return false;
 	flags = sys_fcntl(fd, F_GETFL, 0);

@@ -11,7 +11,8 @@
  *   flood ADDRESS PORT COUNT WIDTH open the same, and then just waits for the end:
  *                                       for servers that die
  *
- * Last line: "done ok=N wrong=N reset=N eof=N refused=N other=N path-slim=N ms=N".
+ * Last line: "done ok=N wrong=N reset=N eof=N refused=N other=N path-slim=N ms=N
+ * lost-slim=N", the last being those of reset and eof that were on the host path.
  */
 #include "conf.h"
 #include <sys/resource.h>
@@ -20,11 +21,11 @@ struct link {
 	int fd;
 	uint64_t id, got;
 	size_t sent, had;
-	bool up;
+	bool up, slim;
 };
 
 static struct {
-	int ok, wrong, reset, eof, refused, other, slim;
+	int ok, wrong, reset, eof, refused, other, slim, lost_slim;
 } sum;
 
 static uint64_t own_cookie(void)
@@ -40,12 +41,14 @@ static uint64_t own_cookie(void)
 
 static void end(struct link *l, int error)
 {
-	if (error == ECONNRESET)
+	if (error == ECONNRESET) {
 		sum.reset++;
-	else if (error == ECONNREFUSED)
+		sum.lost_slim += l->slim;
+	} else if (error == ECONNREFUSED) {
 		sum.refused++;
-	else if (error > 0)
+	} else if (error > 0) {
 		sum.other++;
+	}
 	if (error > 0 && error != ECONNRESET && error != ECONNREFUSED)
 		fprintf(stderr, "flood: %s\n", strerror(error));
 	close(l->fd);
@@ -139,7 +142,8 @@ int main(int argc, char **argv)
 				up++;
 				size = sizeof(its);
 				getsockopt(l->fd, SOL_SOCKET, CONF_SO_NETNS_COOKIE, &its, &size);
-				sum.slim += its != ours;
+				l->slim = its != ours;
+				sum.slim += l->slim;
 				if (!only_open && send(l->fd, &l->id, sizeof(l->id), MSG_NOSIGNAL) != sizeof(l->id)) {
 					end(l, errno);
 					open--;
@@ -167,9 +171,10 @@ int main(int argc, char **argv)
 			if (r < 0) {
 				end(l, errno);
 			} else {
-				if (l->had < sizeof(l->got))
+				if (l->had < sizeof(l->got)) {
 					sum.eof++;
-				else if (l->got == l->id)
+					sum.lost_slim += l->slim;
+				} else if (l->got == l->id)
 					sum.ok++;
 				else
 					sum.wrong++;
@@ -182,7 +187,8 @@ int main(int argc, char **argv)
 			printf("connected %d\n", up);
 		}
 	}
-	printf("done ok=%d wrong=%d reset=%d eof=%d refused=%d other=%d path-slim=%d ms=%.0f\n", sum.ok, sum.wrong,
-	       sum.reset, sum.eof, sum.refused, sum.other, sum.slim, (conf_now() - start) * 1e3);
+	printf("done ok=%d wrong=%d reset=%d eof=%d refused=%d other=%d path-slim=%d ms=%.0f lost-slim=%d\n", sum.ok,
+	       sum.wrong, sum.reset, sum.eof, sum.refused, sum.other, sum.slim, (conf_now() - start) * 1e3,
+	       sum.lost_slim);
 	return sum.wrong || sum.other ? 1 : 0;
 }

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -113,6 +114,29 @@ def note_path(sock: socket.socket) -> bool:
     else:
         overlay += 1
     return its != ours
+
+
+class Watch:
+    """The longest time, in seconds, between two looks; without what the thread spent waiting
+    for a CPU, which is the machine's doing (Documentation/scheduler/sched-stats.rst)."""
+
+    SCHEDSTAT = Path("/proc/thread-self/schedstat")
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.look_away()
+
+    def look_away(self) -> None:
+        """Time begins anew."""
+        self.seen, self.waited = time.perf_counter(), self._queued()
+
+    def look(self) -> None:
+        seen, waited = self.seen, self.waited
+        self.look_away()
+        self.longest = max(self.longest, self.seen - seen - (self.waited - waited))
+
+    def _queued(self) -> float:
+        return int(self.SCHEDSTAT.read_text("ascii").split()[1]) / 1e9
 
 
 def pattern(size: int, seed: int = 0) -> bytes:

@@ -12,7 +12,8 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def run_program(
     family: int = 4,
     libc: str = "glibc",
     timeout: float = 90.0,
+    env: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run a conformance program to its end."""
     done = lab.run(
@@ -111,7 +113,7 @@ def run_program(
         check=False,
         timeout=timeout,
         libc=libc,
-        env={"CONF_FAMILY": str(family)},
+        env={"CONF_FAMILY": str(family), **(env or {})},
     )
     said = f"{done.stdout}{done.stderr}"
     paths = [(int(a), int(b)) for a, b in _PATH.findall(said)]
@@ -154,6 +156,13 @@ def gone(lab: Lab, *nodes: str) -> Iterator[None]:
             lab.keeper(node, "resume")
         for node in nodes:
             lab.wait_router(node)
+
+
+def counters(lab: Lab, endpoint: str) -> Counter[str]:
+    """What an endpoint's worker has counted so far."""
+    rows = lab.slimctl(endpoint, "endpoints")["endpoints"]
+    (row,) = (row for row in rows if row["name"] == endpoint)
+    return Counter(row["counters"])
 
 
 def settle(lab: Lab) -> None:

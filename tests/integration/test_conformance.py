@@ -115,6 +115,23 @@ def test_glibc_program_and_musl_peer(slim_lab: Lab) -> None:
     assert outcome.slim, f"every connection stayed on the overlay\n{outcome.said}"
 
 
+@pytest.mark.parametrize(("mode", "peer"), [("overlay", "c2"), ("slim", "c2"), ("slim", "c3")])
+def test_a_peer_that_drops_syns_is_waited_for_by_nobody(lab: Lab, mode: str, peer: str) -> None:
+    """A vip of the map, whose router answers, and behind it a port that does not."""
+    if mode == "slim" and not lab.deployed:
+        pytest.skip("this lab was made with --no-deploy")
+    start_peer(lab, peer, mode)
+    port = PEER_PORT + 60
+    rules = f"table inet mute {{ chain in {{ type filter hook input priority 0; tcp dport {port} drop; }}; }}"
+    lab.run(peer, ["nft", "-f", "-"], "overlay", stdin=rules)
+    try:
+        words: Words = [build() / "test_connect_silent", lab.ip(peer), str(PEER_PORT)]
+        outcome = run_program(lab, "c1", mode, words, env={"CONF_DROPS": str(port)})
+    finally:
+        lab.run(peer, ["nft", "delete", "table", "inet", "mute"], "overlay")
+    assert outcome.status == 0, f"\n{outcome.said}"
+
+
 def test_static_program_stays_on_the_overlay(slim_lab: Lab) -> None:
     """LD_PRELOAD does not reach a static binary: it works all the same."""
     start_peer(slim_lab, "c2", "slim")

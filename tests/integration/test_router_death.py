@@ -8,7 +8,9 @@ router: kill -9                router: kill -9
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -22,6 +24,7 @@ from tests.integration.helpers import (
     SOURCES,
     Words,
     build,
+    counters,
     gone,
     kill,
     read_until,
@@ -31,6 +34,10 @@ from tests.integration.helpers import (
 )
 
 COUNT = 20
+FLOOD, WIDTH = 6000, 4
+# A thread that spins wants a CPU for a second of each second; those that sleep, hardly ever.
+SPIN_US = 300_000
+KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 8)"
 
 
 def connects(lab: Lab, program: str = "test_connect_blocking", mode: str = "slim") -> int:
@@ -117,37 +124,104 @@ def test_acceptors_asleep_when_the_router_dies(slim_lab: Lab, way: str) -> None:
     assert " ok=200 wrong=0 " in slim_lab.run("c1", words).stdout
 
 
-def test_connects_while_the_router_is_killed_again_and_again(slim_lab: Lab) -> None:
-    """No connect fails that would have worked over the overlay."""
+def test_a_server_sleeps_when_its_router_is_dead(slim_lab: Lab) -> None:
+    """In accept, epoll_wait, poll and select: nobody spins on a channel that has ended."""
     settle(slim_lab)
+    ip = slim_lab.ip("c2")
     server = slim_lab.popen(
         "c2",
-        [build() / "idserver", slim_lab.ip("c2"), "7151", "4", "block"],
+        [PYTHON, SOURCES / "idle.py", ip, "7160"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    read_until(server, "ready")
+    assert server.stdin is not None
+
+    def busy_us() -> int:
+        assert server.stdin is not None
+        server.stdin.write("\n")
+        server.stdin.flush()
+        return int(read_until(server, "\n").partition("=")[2])
+
+    with gone(slim_lab, "node2"):
+        assert busy_us() < SPIN_US, "after its death"
+        for port in range(7160, 7164):  # each is woken, and finds a router that is dead
+            slim_lab.run("c1", [PYTHON, "-c", KNOCK, ip, str(port)], "overlay")
+        assert busy_us() < SPIN_US, "after a connection that came all the same"
+    settle(slim_lab)
+    assert busy_us() < SPIN_US, "with a router that is back"
+
+
+def test_what_is_ready_to_be_accepted_outlives_the_router(slim_lab: Lab) -> None:
+    """Its clients have been told that they are connected: a server that is slow gets them."""
+    settle(slim_lab)
+    count = 50
+    server = slim_lab.popen(
+        "c2",
+        [build() / "idserver", slim_lab.ip("c2"), "7152", "2", "block", "256", "hold"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = int(read_until(server, "\n").split()[1])
+    before = counters(slim_lab, "c2")
+    flood = slim_lab.popen(
+        "c1",
+        [build() / "flood", slim_lab.ip("c2"), "7152", str(count), str(count), "wait"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    read_until(flood, f"connected {count}", 30)
+
+    def delivered() -> bool:
+        new = counters(slim_lab, "c2") - before
+        return sum(new[f"accepted_{how}"] for how in ("warm", "cold", "overlay")) == count
+
+    wait_for(delivered, 20, "all wait in the server's channel")
+    with gone(slim_lab, "node2"):
+        os.kill(pid, signal.SIGUSR1)
+        said = read_until(flood, "lost-slim", 30)
+    assert f"done ok={count} wrong=0 " in said, said
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_connects_while_the_router_is_killed_again_and_again(slim_lab: Lab, node: str) -> None:
+    """A connect meanwhile succeeds, and what has been accepted is served.
+
+    The client's router takes nothing with it: its connections are with the program, or not
+    made yet. The server's takes what lies between the kernel and the application: a host
+    connection whose hello it has not read, an overlay one that it holds to learn whether it
+    is a probe. Its client has been told by the kernel that it is connected, and is reset. So
+    a kill may cost a client those that are open at that moment, WIDTH at most, and no more.
+    """
+    settle(slim_lab)
+    port = str(7153 + NODES.index(node))
+    server = slim_lab.popen(
+        "c2",
+        [build() / "idserver", slim_lab.ip("c2"), port, "4", "block"],
         stdout=subprocess.PIPE,
         text=True,
     )
     read_until(server, "ready")
     flood = slim_lab.popen(
         "c1",
-        [build() / "flood", slim_lab.ip("c2"), "7151", "6000", "4"],
+        [build() / "flood", slim_lab.ip("c2"), port, str(FLOOD), str(WIDTH)],
         stdout=subprocess.PIPE,
         text=True,
     )
     kills = 0
-    while flood.poll() is None and kills < 6:
-        node = NODES[kills % 2]
-        try:
-            slim_lab.wait_router(node)
-            slim_lab.kill_router(node)
-            kills += 1
-        except AssertionError:
+    while kills < 4:
+        slim_lab.wait_router(node, 60)
+        if flood.poll() is not None:
             break
+        slim_lab.kill_router(node)
+        kills += 1
     said, _unused = flood.communicate(timeout=120)
     settle(slim_lab)
     assert kills >= 2, "the flood was over before the router had died twice"
     sums = {k: int(v) for k, v in re.findall(r"([a-z-]+)=(\d+)", said)}
+    print(node, kills, said)
     assert sums["wrong"] == sums["other"] == sums["refused"] == 0, said
-    # What was handed to a dead worker but not yet to the application may be reset; it
-    # was never accepted by both. Everything else must have been served.
-    assert sums["reset"] + sums["eof"] <= 40, said
-    assert sums["ok"] + sums["reset"] + sums["eof"] == 6000, said
+    lost = sums["reset"] + sums["eof"]
+    assert lost <= (WIDTH * kills if node == "node2" else 0), said
+    assert sums["ok"] + lost == FLOOD, said

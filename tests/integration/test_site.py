@@ -190,6 +190,18 @@ def test_closed_firewall_is_refused_before_any_change(site: Site) -> None:
         site.lab.run("node2", ["nft", "delete", "table", "inet", "shut"])
 
 
+def test_old_kernel_is_refused_before_any_change(site: Site) -> None:
+    """node2's interpreter, and whatever it starts, is told that its kernel is a 2.6."""
+    python = site.directory / "python-on-2.6"
+    python.write_text(f'#!/bin/sh\nexec setarch --uname-2.6 {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    hosts = copy.deepcopy(site.inventory)
+    change("hosts", "node2", "ansible_python_interpreter", to=str(python))(hosts)
+    done = site.play("site", hosts=hosts)
+    words = ["node2 is refused", "its kernel 2.6.", "older than 5.14", "boot a newer kernel"]
+    assert_refused(site, done, words)
+
+
 def test_check_on_clean_hosts_changes_nothing(site: Site) -> None:
     numbers = assert_good(site.play("site", "--check", "--diff"))
     assert all(host["changed"] > 0 for host in numbers.values()), "it says what it would do"

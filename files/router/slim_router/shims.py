@@ -145,6 +145,7 @@ class Shim:
             worker.loop.next_pass(self.close)
             return
         self.greeted = True
+        worker.count("shim_greetings")
         bounds = worker.bounds
         head = wire.message(
             wire.WELCOME, seq, flags=wire.F_SECURE if worker.tag is not None else 0,

@@ -884,6 +884,87 @@ static void silence(void)
 	CHECK(now_ms() - start < 5000);
 }
 
+/* Milliseconds since the last call of this, without those that we had no CPU for. */
+static int64_t took_ms(void)
+{
+	static int64_t last_us, last_waited_us;
+	int64_t now_us, waited_us, took;
+	unsigned long long ran, waited = 0;
+	struct timespec now;
+	FILE *file = fopen("/proc/thread-self/schedstat", "re");
+
+	CHECK(file && fscanf(file, "%llu %llu", &ran, &waited) == 2);
+	fclose(file);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	now_us = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+	waited_us = (int64_t)waited / 1000;
+	took = now_us - last_us - (waited_us - last_waited_us);
+	last_us = now_us;
+	last_waited_us = waited_us;
+	return took / 1000;
+}
+
+/* The last call came back in time. router.py has the bounds: a swap's of an event loop
+ * 20 ms, of a blocking call 100 ms, an answer's 30 ms. */
+static void in_time(const char *what, int bound_ms)
+{
+	int64_t took = took_ms();
+
+	fprintf(stderr, "%s took %lld ms\n", what, (long long)took);
+	CHECK(took <= bound_ms + 40);
+}
+
+static void on_overlay(int fd)
+{
+	struct sockaddr_in name;
+	socklen_t len = sizeof(name);
+
+	CHECK(so_error(fd) == 0);
+	CHECK(syscall(SYS_getpeername, fd, &name, &len) == 0);
+	CHECK(name.sin_addr.s_addr == address(PEER, PORT).sin_addr.s_addr && ntohs(name.sin_port) == PORT);
+	hostile = false; /* on the overlay everything is as ever */
+	echo(fd, "overlay");
+	hostile = true;
+	close(fd);
+}
+
+/* A router that is silent from SWAP on: every call of a loop comes back within its bound. */
+static void swap_in_loop(void)
+{
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+
+	for (int i = 0; i < 8; i++) {
+		struct epoll_event event = { .events = EPOLLOUT };
+
+		took_ms();
+		event.data.fd = try_dial(SOCK_NONBLOCK, PORT);
+		/* The first greeting of a process is a router's that may be starting. */
+		in_time("connect", i ? 30 : 280);
+		CHECK(event.data.fd >= 0 && epoll_ctl(ep, EPOLL_CTL_ADD, event.data.fd, &event) == 0);
+		took_ms();
+		CHECK(epoll_wait(ep, &event, 1, 8000) == 1);
+		in_time("epoll_wait", 20 + 30);
+		CHECK(so_error(event.data.fd) == 0);
+		in_time("SO_ERROR", 0);
+		on_overlay(event.data.fd);
+	}
+	close(ep);
+}
+
+static void swap_blocking(void)
+{
+	for (int i = 0; i < 4; i++) {
+		int fd;
+
+		took_ms();
+		fd = try_dial(0, PORT);
+		/* (one that greets nobody any more may be one that starts) */
+		in_time("connect", 100 + 30 + 250);
+		CHECK(fd >= 0);
+		on_overlay(fd);
+	}
+}
+
 /* --- what a tagged socket answers must be what the overlay's would ------------ */
 static int number(int fd, int level, int name)
 {
@@ -1090,7 +1171,8 @@ static const struct {
 	{ "chroot", jailed }, { "errno", errno_kept },
 	{ "off_overlay", off_overlay }, { "signals", signalled }, { "unspec", dissolved },
 	{ "accept_host", accepted_host }, { "silence", silence }, { "cut", cut }, { "knock", knock }, { "options", options }, { "refused", refused },
-	{ "forbidden", forbidden }, { "late", late },
+	{ "forbidden", forbidden }, { "late", late }, { "swap_in_loop", swap_in_loop },
+	{ "swap_blocking", swap_blocking },
 };
 
 int main(int argc, char **argv)
@@ -1113,7 +1195,7 @@ int main(int argc, char **argv)
 		/* The first connect opens what is kept. */
 		if (strcmp(argv[2], "knock") != 0 && strcmp(argv[2], "silence") != 0 &&
 		    strcmp(argv[2], "off_overlay") != 0 && strcmp(argv[2], "forbidden") != 0 &&
-		    strcmp(argv[2], "late") != 0)
+		    strcmp(argv[2], "late") != 0 && strncmp(argv[2], "swap_", 5) != 0)
 			close(try_dial(0, PORT));
 		if (strcmp(argv[2], "forbidden") == 0)
 			forbidden();

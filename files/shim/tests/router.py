@@ -88,6 +88,7 @@ class Router:
         self.host, self.prepared, self.way, self.lie = host, prepared, way, lie
         self.greeting = wire.F_SECURE if secure else 0
         self.greetings = 0
+        self.hung = False
         self.rows: dict[int, tuple[int, bytes, int]] = {}  # lport, peer, pport by cookie
         self.listeners: dict[int, socket.socket] = {}
         self.asked: set[int] = set()
@@ -142,6 +143,11 @@ class Router:
             return True
         if self.lie.startswith("welcome_"):
             return False
+        if self.lie == "silent_swap":
+            return kind != wire.SWAP
+        if self.lie == "hangs_at_swap":
+            self.hung = self.hung or kind == wire.SWAP
+            return not self.hung
         return kind == wire.HELLO or self.lie.startswith("channel_")
 
     def _lied(self, sock: socket.socket, kind: int, seq: int) -> bool:
@@ -180,7 +186,7 @@ class Router:
         elif lie == "closes":
             return False
         else:
-            assert lie == "silent", lie
+            assert lie in ("silent", "silent_swap", "hangs_at_swap"), lie
         return True
 
     def _answer(

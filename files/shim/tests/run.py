@@ -88,6 +88,12 @@ def cases() -> list[Case]:
         Case("glibc", "silence", lie="silent"),
         Case("glibc", "silence", lie="welcome_silent"),
     ]
+    found += [
+        Case(build, name, lie=lie)
+        for build in ("glibc", "ubsan", "musl")
+        for name in ("swap_in_loop", "swap_blocking")
+        for lie in ("silent_swap", "hangs_at_swap")
+    ]
     for build in ("ubsan", "asan"):
         for way in ("cold", "warm", "keep", "plain", "dead"):
             found += [Case(build, name, way) for name in BASIC]
@@ -302,7 +308,17 @@ def main(build: Path, wanted: list[str]) -> int:
         alone = [
             case
             for case in chosen
-            if case.name in (*SERVERS, "accept_host", "errno", "unspec", "silence", "small_stack")
+            if case.name
+            in (
+                *SERVERS,
+                "accept_host",
+                "errno",
+                "unspec",
+                "silence",
+                "small_stack",
+                "swap_in_loop",
+                "swap_blocking",
+            )
         ]
         beside = [case for case in chosen if case not in alone]
         results: list[tuple[Case, str]] = []
