@@ -36,13 +36,15 @@ struct task_struct *slim_tester;
 
 /*
  * Is the caller a stranger to the socket's own network namespace? The router
- * is not: it made the socket. A dying task has no namespaces left.
+ * is not: it made the socket. A dying task has no namespaces left. A kernel
+ * thread lives in the initial one whoever it works for (io_uring's fallback
+ * work, KCM), so that it is one; our own workers make no call that is judged.
  */
 bool slim_is_outside(const struct sock *sk)
 {
 	const struct nsproxy *ns = current->nsproxy;
 
-	if (unlikely(READ_ONCE(slim_tester) == current))
+	if (unlikely(READ_ONCE(slim_tester) == current) || current->flags & PF_KTHREAD)
 		return true;
 	return !ns || !net_eq(ns->net_ns, sock_net(sk));
 }

@@ -87,7 +87,9 @@ case $1 in
 functions)
 	load_and_unload
 	insmod slim_kmod.ko || fail "load"
+	insmod worker.ko || fail "worker"
 	program calls
+	rmmod worker
 	program control
 	program revoked
 	unload "at the end"

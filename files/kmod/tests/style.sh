@@ -49,7 +49,7 @@ if [ -n "$checkpatch" ] && [ -f "$checkpatch" ]; then
 		}
 	}
 	log=$root/.cache/guest/kmod/checkpatch.log
-	for file in "$kmod"/*.c "$kmod"/*.h "$here"/steal/*.c; do
+	for file in "$kmod"/*.c "$kmod"/*.h "$here"/*/*.c; do
 		case $(basename "$file") in
 		# Lists as macros are what these are for.
 		allow.h | check.c) check "COMPLEX_MACRO,MACRO_ARG_REUSE,MULTISTATEMENT_MACRO_USE_DO_WHILE,MACRO_WITH_FLOW_CONTROL,TRAILING_SEMICOLON,PREFER_DEFINED_ATTRIBUTE_MACRO" "$file" ;;
