@@ -181,11 +181,17 @@ static bool slim_closer_add(struct task_struct *task)
 {
 	struct slim_closer *closer;
 
-	closer = kmalloc(sizeof(*closer), GFP_KERNEL);
-	if (!closer)
+	/*
+	 * The sweeper holds no tag, so that the last one may go while it walks.
+	 * Once rmmod has begun nobody holds a revoked socket any more.
+	 */
+	if (!try_module_get(THIS_MODULE))
 		return false;
-	/* Callers hold a tag, and so the module. */
-	__module_get(THIS_MODULE);
+	closer = kmalloc(sizeof(*closer), GFP_KERNEL);
+	if (!closer) {
+		module_put(THIS_MODULE);
+		return false;
+	}
 	init_task_work(&closer->work, slim_closer_run);
 	closer->task = task;
 	spin_lock(&slim_closers_lock);

@@ -97,6 +97,7 @@ functions)
 stress)
 	insmod slim_kmod.ko || fail "load"
 	limit=$(($2 + 120)) program stress "$2"
+	limit=$(($2 / 2 + 120)) program reload $(($2 / 2))
 	unload "at the end"
 	;;
 cost)

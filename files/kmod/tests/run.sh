@@ -39,7 +39,7 @@ for kernel in $KERNELS; do
 		echo "== $kernel: $part"
 		case $part in
 		functions) options="--smp 2 --deadline 600" argument= ;;
-		stress) options="--smp 2 --append slub_debug=FZPU --deadline $((seconds * 2 + 240))" argument=$seconds ;;
+		stress) options="--smp 2 --append slub_debug=FZPU --deadline $((seconds * 3 + 360))" argument=$seconds ;;
 		cost) options="--icount --deadline 400" argument= ;;
 		esac
 		# shellcheck disable=SC2086
