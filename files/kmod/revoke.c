@@ -90,15 +90,19 @@ static void slim_abort_all(struct list_head *batch)
 	pr_warn_ratelimited("some connections are held locked by their users; they are aborted when they let go\n");
 }
 
-/* Sockets of the batch that somebody but the router and an epoll set still has. */
-static unsigned int slim_batch_held(const struct list_head *batch)
+/*
+ * Sockets of the batch that somebody but the router and an epoll set still
+ * has, as far as the last walk has seen. One that no table has at all, but
+ * that has a file, waits in a queue or a ring.
+ */
+static unsigned int slim_batch_held(const struct list_head *batch, bool whole)
 {
 	struct slim_tag *tag;
 	unsigned int held = 0;
 
 	list_for_each_entry(tag, batch, batch)
-		if (READ_ONCE(tag->sk->sk_socket) && !READ_ONCE(tag->kept) &&
-		    !slim_watched_only(tag))
+		if (READ_ONCE(tag->sk->sk_socket) && !slim_watched_only(tag) &&
+		    (READ_ONCE(tag->outside) || !READ_ONCE(tag->kept) || !whole))
 			held++;
 	return held;
 }
@@ -108,15 +112,18 @@ static unsigned int slim_remove(const struct list_head *batch)
 	unsigned long end = jiffies + SLIM_WALK_LIMIT;
 	unsigned int idle = 0, last = UINT_MAX, before, queued, held;
 	struct slim_tag *tag;
+	bool whole;
 
 	for (;;) {
-		list_for_each_entry(tag, batch, batch)
+		list_for_each_entry(tag, batch, batch) {
 			WRITE_ONCE(tag->kept, false);
+			WRITE_ONCE(tag->outside, false);
+		}
 		before = slim_walk_pending();
-		slim_walk_close(&queued);
+		whole = slim_walk_close(&queued);
 		if (queued)
 			slim_walk_wait(before, SLIM_CLOSE_LIMIT);
-		held = slim_batch_held(batch);
+		held = slim_batch_held(batch, whole);
 		if (queued || held < last)
 			idle = 0;
 		if (!held || idle >= SLIM_IDLE_WALKS || time_after(jiffies, end))
@@ -151,7 +158,7 @@ unsigned int slim_revoke(const u64 *cookies, size_t count)
 	struct slim_tag *tag, *next;
 	LIST_HEAD(batch);
 	LIST_HEAD(again);
-	bool fresh;
+	bool fresh, sweep = false;
 	size_t i;
 
 	mutex_lock(&slim_revoking);
@@ -174,6 +181,8 @@ unsigned int slim_revoke(const u64 *cookies, size_t count)
 	if (!list_empty(&batch))
 		held = slim_remove(&batch);
 	list_for_each_entry_safe(tag, next, &batch, batch) {
+		/* A queue may hold what the router holds too. */
+		sweep |= READ_ONCE(tag->sk->sk_socket) && !slim_watched_only(tag);
 		list_del_init(&tag->batch);
 		sock_put(tag->sk);
 	}
@@ -181,6 +190,8 @@ unsigned int slim_revoke(const u64 *cookies, size_t count)
 		atomic64_add(held, &slim_stats.leftovers);
 		pr_notice_ratelimited("%u of %u revoked sockets are still held (by a stopped task, in a Unix socket or an io_uring); they are dead, their descriptors go when they can\n",
 				      held, known);
+	}
+	if (sweep) {
 		slim_sweep_delay = SLIM_SWEEP_FIRST;
 		mod_delayed_work(slim_workers, &slim_sweeper, slim_sweep_delay);
 	}

@@ -46,7 +46,8 @@ struct slim_tag {
 	u64 born;			/* ktime_get_ns() */
 	enum slim_state state;		/* changed under the table's lock */
 	pid_t holder;			/* last walk's finding, for a reader */
-	bool kept;			/* somebody of the router's has a copy */
+	bool kept;			/* last walk's: somebody of the router's has a copy */
+	bool outside;			/* last walk's: somebody else has one */
 	struct file *file;		/* kept for epoll sets, see watched.c */
 	struct list_head watched;
 	unsigned long kept_until;	/* jiffies */
@@ -123,7 +124,7 @@ unsigned int slim_revoke(const u64 *cookies, size_t count);
 
 /* walk.c */
 int slim_walk_init(void);
-unsigned int slim_walk_close(unsigned int *queued);
+bool slim_walk_close(unsigned int *queued);
 void slim_walk_holders(void);
 bool slim_walk_wait(unsigned int before, unsigned long timeout);
 unsigned int slim_walk_pending(void);

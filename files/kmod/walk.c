@@ -70,28 +70,14 @@ static struct socket *slim_tagged_socket(struct file *file)
 }
 
 /*
- * Is this a revoked socket that the owner of the table must give up? Those in
- * the socket's own network namespace, the router above all, keep theirs, dead
- * as they are: a descriptor must not vanish from under the router while it
- * hands it over or closes it. iterate_fd() calls it under the table's lock.
+ * Must the owner of a table with this network namespace give the socket up?
+ * Those in the socket's own, the router above all, keep theirs, dead as they
+ * are: a descriptor must not vanish from under the router while it hands it
+ * over or closes it.
  */
-static int slim_match_revoked(const void *data, struct file *file, unsigned int fd)
+static bool slim_must_close(const struct socket *sock, const struct net *net)
 {
-	struct socket *sock = slim_tagged_socket(file);
-	const struct net *net = data;
-	struct slim_tag *tag;
-
-	if (!sock || !slim_is_revoked(sock))
-		return 0;
-	if (!net || !net_eq(net, sock_net(sock->sk)))
-		return 1;
-	/* The router may be taking the tag back. */
-	rcu_read_lock();
-	tag = slim_tag_find(sock->sk);
-	if (tag)
-		WRITE_ONCE(tag->kept, true);
-	rcu_read_unlock();
-	return 0;
+	return !net || !net_eq(net, sock_net(sock->sk));
 }
 
 /* Of a task that cannot change it meanwhile: ourselves, or under its lock. */
@@ -100,15 +86,46 @@ static const struct net *slim_task_net(const struct task_struct *task)
 	return task->nsproxy ? task->nsproxy->net_ns : NULL;
 }
 
+struct slim_search {
+	const struct net *net;
+	bool found;		/* something that must be closed */
+};
+
+/*
+ * Note of each revoked socket who holds it; all of the table, as others may
+ * lie behind the first. iterate_fd() calls it under the table's lock.
+ */
+static int slim_note_revoked(const void *data, struct file *file, unsigned int fd)
+{
+	struct slim_search *search = (struct slim_search *)data;
+	struct socket *sock = slim_tagged_socket(file);
+	struct slim_tag *tag;
+	bool outside;
+
+	if (!sock || !slim_is_revoked(sock))
+		return 0;
+	outside = slim_must_close(sock, search->net);
+	search->found |= outside;
+	rcu_read_lock();
+	tag = slim_tag_find(sock->sk);
+	if (tag && outside)
+		WRITE_ONCE(tag->outside, true);
+	else if (tag)
+		WRITE_ONCE(tag->kept, true);
+	rcu_read_unlock();
+	return 0;
+}
+
 static bool slim_holds_revoked(struct task_struct *task)
 {
-	bool found = false;
+	struct slim_search search = {};
 
 	task_lock(task);
+	search.net = slim_task_net(task);
 	if (task->files)
-		found = iterate_fd(task->files, 0, slim_match_revoked, slim_task_net(task));
+		iterate_fd(task->files, 0, slim_note_revoked, &search);
 	task_unlock(task);
-	return found;
+	return search.found;
 }
 
 /*
@@ -118,9 +135,10 @@ static bool slim_holds_revoked(struct task_struct *task)
 static int slim_take_slot(const void *data, struct file *file, unsigned int fd)
 {
 	struct files_struct *files = current->files;
+	struct socket *sock = slim_tagged_socket(file);
 	struct fdtable *table;
 
-	if (!slim_match_revoked(slim_task_net(current), file, fd))
+	if (!sock || !slim_is_revoked(sock) || !slim_must_close(sock, slim_task_net(current)))
 		return 0;
 	table = files_fdtable(files);
 	rcu_assign_pointer(table->fd[fd], NULL);
@@ -286,31 +304,30 @@ static void slim_tasks_put(struct slim_tasks *tasks)
 
 /*
  * Once through all processes: whoever holds a revoked socket is asked to close
- * it. Returns how many tables hold one; *queued: how many were asked just now.
+ * it, and each tag knows who does. *queued: how many were asked just now.
+ * Returns whether everybody was looked at.
  */
-unsigned int slim_walk_close(unsigned int *queued)
+bool slim_walk_close(unsigned int *queued)
 {
 	struct slim_tasks tasks;
-	unsigned int found = 0;
 	size_t i;
 
 	*queued = 0;
 	if (slim_tasks_get(&tasks))
-		return 0;
+		return false;
 	for (i = 0; i < tasks.count; i++) {
 		struct task_struct *task = tasks.task[i];
 
 		cond_resched();
 		if (!slim_holds_revoked(task))
 			continue;
-		found++;
 		if (task == current)
 			slim_close_own();
 		else if (!slim_closer_pending(task) && slim_closer_add(task))
 			(*queued)++;
 	}
 	slim_tasks_put(&tasks);
-	return found;
+	return true;
 }
 
 static int slim_match_holder(const void *data, struct file *file, unsigned int fd)

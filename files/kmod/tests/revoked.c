@@ -355,14 +355,17 @@ static int run_stopped(void *data)
 	return failures;
 }
 
-static void test_stopped(void)
+/* The same, whether the router has a copy too or not. */
+static void test_stopped(bool keep)
 {
 	struct pair pair = pair_tagged(PAIR_V4);
 	pid_t pid = container_start(run_stopped, &pair.fd, false);
+	long before = stat_read("leftovers_total");
 	double start;
 	int status;
 
-	close(pair.fd);
+	if (!keep)
+		close(pair.fd);
 	need(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status), "stopped");
 	start = now();
 	check(control_revoke(&pair.cookie, 1) == sizeof(struct record), "revoke");
@@ -370,8 +373,11 @@ static void test_stopped(void)
 	check(now() - start < 3, "a stopped task held the revocation up");
 	check_reset(pair.peer);
 	check(stat_read("held") == 1, "held: %ld", stat_read("held"));
+	check(stat_read("leftovers_total") == before + 1, "a stopped task's copy is no leftover");
 	kill(pid, SIGCONT);
 	check(!finish(pid), "the stopped task");
+	if (keep)
+		close(pair.fd);
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 	close(pair.peer);
 }
@@ -403,7 +409,7 @@ static int run_forker(void *data)
 	return failures;
 }
 
-static void test_forks(void)
+static void test_forks(bool keep)
 {
 	struct pair pair = pair_tagged(PAIR_V4);
 	pid_t pids[2];
@@ -411,12 +417,15 @@ static void test_forks(void)
 
 	for (i = 0; i < 2; i++)
 		pids[i] = container_start(run_forker, &pair.fd, false);
-	close(pair.fd);
+	if (!keep)
+		close(pair.fd);
 	usleep(200000);
 	check(control_revoke(&pair.cookie, 1) == sizeof(struct record), "revoke");
 	for (i = 0; i < 2; i++)
 		check(!finish(pids[i]), "forks");
 	check_reset(pair.peer);
+	if (keep)
+		close(pair.fd);
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 	close(pair.peer);
 }
@@ -582,7 +591,7 @@ static void test_own(void)
 
 int main_revoked(int argc, char **argv)
 {
-	int kind;
+	int kind, keep;
 
 	(void)argc;
 	(void)argv;
@@ -591,8 +600,10 @@ int main_revoked(int argc, char **argv)
 	test_connecting();
 	test_watched();
 	test_queued();
-	test_stopped();
-	test_forks();
+	for (keep = 0; keep < 2; keep++) {
+		test_stopped(keep);
+		test_forks(keep);
+	}
 	test_locked();
 	test_own();
 	test_many();
