@@ -179,6 +179,18 @@ static int slim_mmap(struct file *file, struct socket *sock, struct vm_area_stru
 	return slim_base(sock)->mmap(file, sock, area);
 }
 
+/* The abort may be waiting for the lock yet: the peer sees a reset, no clean end. */
+static int slim_revoked_release(struct socket *sock)
+{
+	struct sock *sk = sock->sk;
+
+	lock_sock(sk);
+	sock_set_flag(sk, SOCK_LINGER);
+	sk->sk_lingertime = 0;
+	release_sock(sk);
+	return slim_base(sock)->release(sock);
+}
+
 static int slim_revoked_bind(struct socket *sock, SLIM_SOCKADDR *address, int length)
 {
 	return -ECONNABORTED;
@@ -319,8 +331,9 @@ static void __init slim_ops_live(struct proto_ops *ops)
 
 static void __init slim_ops_revoked(struct proto_ops *ops)
 {
-	/* From "live": getname and getsockopt judge, release releases. */
+	/* From "live": getname and getsockopt judge. */
 	slim_ops_live(ops);
+	ops->release = slim_revoked_release;
 	ops->bind = slim_revoked_bind;
 	ops->connect = slim_revoked_connect;
 	ops->listen = slim_revoked_listen;

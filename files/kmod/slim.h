@@ -38,7 +38,9 @@ enum slim_state {
 struct slim_tag {
 	struct hlist_node node;		/* in the table, by cookie */
 	struct rcu_head rcu;
-	struct work_struct abort;	/* tcp_abort() from a worker, see revoke.c */
+	struct delayed_work abort;	/* tcp_abort() from a worker, see revoke.c */
+	unsigned long abort_delay;	/* jiffies to its next try */
+	bool aborted;
 	struct list_head batch;		/* one REVOKE write, under slim_revoking */
 	struct sock *sk;		/* valid while in the table */
 	void (*destruct)(struct sock *sk);	/* the socket's own */
@@ -92,7 +94,7 @@ extern struct slim_family slim_families[2];
 extern struct task_struct *slim_tester;
 
 /* main.c */
-extern struct workqueue_struct *slim_workers;
+extern struct workqueue_struct *slim_aborters, *slim_sweepers;
 
 /* tag.c */
 void slim_destruct(struct sock *sk);
@@ -120,11 +122,11 @@ void *slim_symbol(const char *name);
 /* revoke.c */
 void slim_revoke_exit(void);
 void slim_abort_work(struct work_struct *work);
-unsigned int slim_revoke(const u64 *cookies, size_t count);
+int slim_revoke(const u64 *cookies, size_t count);
 
 /* walk.c */
 int slim_walk_init(void);
-bool slim_walk_close(unsigned int *queued);
+bool slim_walk_close(unsigned long end, unsigned int *queued);
 void slim_walk_holders(void);
 bool slim_walk_wait(unsigned int before, unsigned long timeout);
 unsigned int slim_walk_pending(void);

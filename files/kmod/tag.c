@@ -185,7 +185,7 @@ int slim_tag(struct socket *sock, u64 cookie)
 	}
 	__module_get(THIS_MODULE);
 
-	INIT_WORK(&tag->abort, slim_abort_work);
+	INIT_DELAYED_WORK(&tag->abort, slim_abort_work);
 	INIT_LIST_HEAD(&tag->batch);
 	tag->sk = sk;
 	tag->cookie = cookie;

@@ -15,6 +15,8 @@
 #include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/hashtable.h>
+#include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
@@ -33,11 +35,12 @@
 /* A task that is to close its own slots, until it has. */
 struct slim_closer {
 	struct callback_head work;
-	struct list_head node;
+	struct hlist_node node;
 	const struct task_struct *task;	/* alive: its death runs the work */
 };
 
-static LIST_HEAD(slim_closers);
+/* By task. A stopped one keeps its closer for as long as it is stopped. */
+static DEFINE_HASHTABLE(slim_closers, 12);
 static DEFINE_SPINLOCK(slim_closers_lock);
 static unsigned int slim_closers_count;
 static DECLARE_WAIT_QUEUE_HEAD(slim_closers_gone);
@@ -170,7 +173,7 @@ static void slim_closer_run(struct callback_head *work)
 
 	slim_close_own();
 	spin_lock(&slim_closers_lock);
-	list_del(&closer->node);
+	hash_del(&closer->node);
 	slim_closers_count--;
 	spin_unlock(&slim_closers_lock);
 	wake_up_all(&slim_closers_gone);
@@ -185,7 +188,7 @@ static bool slim_closer_pending(const struct task_struct *task)
 	bool found = false;
 
 	spin_lock(&slim_closers_lock);
-	list_for_each_entry(closer, &slim_closers, node) {
+	hash_for_each_possible(slim_closers, closer, node, (unsigned long)task) {
 		if (closer->task == task) {
 			found = true;
 			break;
@@ -213,7 +216,7 @@ static bool slim_closer_add(struct task_struct *task)
 	init_task_work(&closer->work, slim_closer_run);
 	closer->task = task;
 	spin_lock(&slim_closers_lock);
-	list_add_tail(&closer->node, &slim_closers);
+	hash_add(slim_closers, &closer->node, (unsigned long)task);
 	slim_closers_count++;
 	spin_unlock(&slim_closers_lock);
 	if (!static_call(slim_task_work_add)(task, &closer->work, TWA_SIGNAL))
@@ -221,7 +224,7 @@ static bool slim_closer_add(struct task_struct *task)
 
 	/* The task is past its end, and its descriptors with it. */
 	spin_lock(&slim_closers_lock);
-	list_del(&closer->node);
+	hash_del(&closer->node);
 	slim_closers_count--;
 	spin_unlock(&slim_closers_lock);
 	kfree(closer);
@@ -302,22 +305,33 @@ static void slim_tasks_put(struct slim_tasks *tasks)
 	kvfree(tasks->task);
 }
 
+/* Where a walk that came to its end before the last process had to stop. */
+static size_t slim_walk_from;
+
 /*
  * Once through all processes: whoever holds a revoked socket is asked to close
  * it, and each tag knows who does. *queued: how many were asked just now.
- * Returns whether everybody was looked at.
+ * Returns whether everybody was looked at. At the time `end` it stops, and the
+ * next walk begins there: many descriptors of some must not keep it from the
+ * others'. One walk at a time.
  */
-bool slim_walk_close(unsigned int *queued)
+bool slim_walk_close(unsigned long end, unsigned int *queued)
 {
 	struct slim_tasks tasks;
-	size_t i;
+	size_t from = slim_walk_from, i;
+	bool whole;
 
 	*queued = 0;
+	slim_walk_from = 0;
 	if (slim_tasks_get(&tasks))
 		return false;
 	for (i = 0; i < tasks.count; i++) {
-		struct task_struct *task = tasks.task[i];
+		struct task_struct *task = tasks.task[(from + i) % tasks.count];
 
+		if (i && time_after(jiffies, end)) {
+			slim_walk_from = (from + i) % tasks.count;
+			break;
+		}
 		cond_resched();
 		if (!slim_holds_revoked(task))
 			continue;
@@ -326,8 +340,9 @@ bool slim_walk_close(unsigned int *queued)
 		else if (!slim_closer_pending(task) && slim_closer_add(task))
 			(*queued)++;
 	}
+	whole = i == tasks.count;
 	slim_tasks_put(&tasks);
-	return true;
+	return whole;
 }
 
 static int slim_match_holder(const void *data, struct file *file, unsigned int fd)

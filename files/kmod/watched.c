@@ -44,7 +44,7 @@ void slim_watched_keep(struct file *file)
 		tag->file = get_file(file);
 		tag->kept_until = jiffies + SLIM_WATCHED_TIME;
 		list_add_tail(&tag->watched, &slim_watched);
-		queue_delayed_work(slim_workers, &slim_watched_worker, SLIM_WATCHED_TIME);
+		queue_delayed_work(slim_sweepers, &slim_watched_worker, SLIM_WATCHED_TIME);
 	}
 	spin_unlock(&slim_watched_lock);
 }
@@ -68,7 +68,7 @@ static struct file *slim_watched_next(void)
 	spin_lock(&slim_watched_lock);
 	tag = list_first_entry_or_null(&slim_watched, struct slim_tag, watched);
 	if (tag && time_before(jiffies, tag->kept_until)) {
-		queue_delayed_work(slim_workers, &slim_watched_worker,
+		queue_delayed_work(slim_sweepers, &slim_watched_worker,
 				   tag->kept_until - jiffies);
 	} else if (tag) {
 		list_del(&tag->watched);

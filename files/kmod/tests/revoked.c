@@ -447,7 +447,6 @@ static int run_many(void *data)
 
 static void test_many(void)
 {
-	struct rlimit limit = { 8192, 8192 };
 	static struct pair pairs[MANY];
 	static uint64_t cookies[MANY];
 	static int fds[MANY];
@@ -455,7 +454,6 @@ static void test_many(void)
 	pid_t pids[2];
 	int i, status;
 
-	need(!setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
 	for (i = 0; i < MANY; i++) {
 		pairs[i] = pair_tagged(PAIR_V4);
 		fds[i] = pairs[i].fd;
@@ -537,6 +535,63 @@ static void test_locked(void)
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 }
 
+#define STUCK 600	/* more than a kernel of 6.1 has workers for one queue */
+
+/* As before, by more than there are workers: they must not use them up. */
+static void test_many_locked(void)
+{
+	int fault = syscall(SYS_userfaultfd, O_CLOEXEC), i;
+	static struct pair stuck[STUCK];
+	static uint64_t cookies[STUCK];
+	static pthread_t threads[STUCK];
+	static long all[STUCK][4];
+	struct timeval limit = { .tv_sec = 10 };
+	struct pair other = pair_tagged(PAIR_V4);
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_zeropage zero;
+	struct uffd_msg message;
+	pthread_attr_t small;
+	double start;
+	void *page;
+
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	range.range.start = (uintptr_t)page;
+	range.range.len = 4096;
+	need(fault >= 0 && !ioctl(fault, UFFDIO_API, &api) &&
+	     !ioctl(fault, UFFDIO_REGISTER, &range), "userfaultfd");
+	need(!pthread_attr_init(&small) && !pthread_attr_setstacksize(&small, 65536), "attr");
+	for (i = 0; i < STUCK; i++) {
+		stuck[i] = pair_tagged(PAIR_V4);
+		cookies[i] = stuck[i].cookie;
+		all[i][0] = stuck[i].fd;
+		all[i][1] = (long)page;
+		need(!pthread_create(&threads[i], &small, run_locked, all[i]), "pthread_create");
+		need(read(fault, &message, sizeof(message)) == sizeof(message), "fault");
+	}
+	start = now();
+	check(control_revoke(cookies, STUCK) == STUCK * (ssize_t)sizeof(struct record), "revoke");
+	printf("revoked: %d holders of their locks in %.0f ms\n", STUCK, 1000 * (now() - start));
+	check(control_revoke(&other.cookie, 1) == sizeof(struct record), "revoke");
+	setsockopt(other.peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	check_reset(other.peer);
+	zero = (struct uffdio_zeropage){ .range = range.range };
+	need(!ioctl(fault, UFFDIO_ZEROPAGE, &zero), "zeropage");
+	for (i = 0; i < STUCK; i++) {
+		pthread_join(threads[i], NULL);
+		check(all[i][2] < 0 && all[i][3] == ECONNABORTED, "send %d: %s", i,
+		      strerror(all[i][3]));
+		/* Before the abort, it may be. */
+		close(stuck[i].fd);
+		check_reset(stuck[i].peer);
+		close(stuck[i].peer);
+	}
+	close(fault);
+	munmap(page, 4096);
+	pair_close(&other);
+	check(stat_wait("tags", 0, 10), "tags: %ld", stat_read("tags"));
+}
+
 static int run_connecting(void *data)
 {
 	int fd = *(int *)data, value = -1;
@@ -591,10 +646,12 @@ static void test_own(void)
 
 int main_revoked(int argc, char **argv)
 {
+	struct rlimit limit = { 8192, 8192 };
 	int kind, keep;
 
 	(void)argc;
 	(void)argv;
+	need(!setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
 	for (kind = PAIR_V4; kind <= PAIR_MAPPED; kind++)
 		test_sleepers(kind);
 	test_connecting();
@@ -605,6 +662,7 @@ int main_revoked(int argc, char **argv)
 		test_forks(keep);
 	}
 	test_locked();
+	test_many_locked();
 	test_own();
 	test_many();
 	return failures;
