@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* /proc/slim_kmod/{tags,stats,version}: what there is, for an operator. */
+/*
+ * /proc/slim_kmod/{tags,stats,version}: what there is, for an operator. Opener
+ * and reader are judged as control.c says: a descriptor may have been passed.
+ */
 #include <linux/fs.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
@@ -25,6 +28,14 @@ static const char *const slim_call_names[SLIM_CALLS] = {
 	[SLIM_CALL_SENDMSG] = "sendmsg",
 	[SLIM_CALL_SETSOCKOPT] = "setsockopt",
 };
+
+static ssize_t slim_report_read(struct file *file, char __user *buffer, size_t length,
+				loff_t *at)
+{
+	int error = slim_may_control(file);
+
+	return error ? error : seq_read(file, buffer, length, at);
+}
 
 /* One bucket of the table is one step of the file. */
 static void *slim_tags_start(struct seq_file *seq, loff_t *at)
@@ -129,21 +140,21 @@ static int slim_version_open(struct inode *inode, struct file *file)
 
 static const struct proc_ops slim_tags_proc = {
 	.proc_open = slim_tags_open,
-	.proc_read = seq_read,
+	.proc_read = slim_report_read,
 	.proc_lseek = seq_lseek,
 	.proc_release = seq_release,
 };
 
 static const struct proc_ops slim_stats_proc = {
 	.proc_open = slim_stats_open,
-	.proc_read = seq_read,
+	.proc_read = slim_report_read,
 	.proc_lseek = seq_lseek,
 	.proc_release = single_release,
 };
 
 static const struct proc_ops slim_version_proc = {
 	.proc_open = slim_version_open,
-	.proc_read = seq_read,
+	.proc_read = slim_report_read,
 	.proc_lseek = seq_lseek,
 	.proc_release = single_release,
 };
