@@ -9,10 +9,13 @@
 #include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
+#include <linux/timekeeping.h>
 
 #include "slim.h"
 
 struct slim_stats slim_stats;
+
+static u64 slim_loaded;		/* ktime_get_boottime_ns() */
 
 static const char *const slim_call_names[SLIM_CALLS] = {
 	[SLIM_CALL_ACCEPT] = "accept",
@@ -127,7 +130,9 @@ static int slim_version_show(struct seq_file *seq, void *where)
 	seq_printf(seq, "1 %s ", SLIM_VERSION);
 	for (i = 0; (name = slim_hook_name(i)); i++)
 		seq_printf(seq, "%s%s", i ? "," : "", name);
-	seq_putc(seq, '\n');
+	/* SLIM_VERSION is the interface's: these two tell builds and loads apart. */
+	seq_printf(seq, " srcversion=%s loaded_ns=%llu\n", THIS_MODULE->srcversion ?: "-",
+		   slim_loaded);
 	return 0;
 }
 
@@ -161,6 +166,7 @@ static const struct proc_ops slim_version_proc = {
 
 int __init slim_report_init(struct proc_dir_entry *dir)
 {
+	slim_loaded = ktime_get_boottime_ns();
 	if (!proc_create("tags", 0600, dir, &slim_tags_proc) ||
 	    !proc_create("stats", 0600, dir, &slim_stats_proc) ||
 	    !proc_create("version", 0600, dir, &slim_version_proc))

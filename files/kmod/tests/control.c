@@ -184,9 +184,9 @@ static void test_errors(void)
 static void test_reports(void)
 {
 	struct pair pair = pair_tagged(PAIR_V4);
-	char line[128], expected[64], state[16];
+	char line[512], expected[64], state[16], text[32];
 	unsigned long long cookie, age;
-	FILE *file;
+	FILE *file, *source;
 	int pid;
 
 	file = fopen("/proc/slim_kmod/tags", "r");
@@ -203,6 +203,12 @@ static void test_reports(void)
 	check(!strncmp(line, expected, 2) && strstr(line, " security_socket_setsockopt,"),
 	      "version: %s", line);
 	fclose(file);
+	source = fopen("/sys/module/slim_kmod/srcversion", "r");
+	need(source && fscanf(source, "%31s", text) == 1, "srcversion");
+	fclose(source);
+	snprintf(expected, sizeof(expected), " srcversion=%s loaded_ns=", text);
+	check(strstr(line, expected) && atoll(strstr(line, expected) + strlen(expected)) > 0,
+	      "version: %s", line);
 	pair_close(&pair);
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 }

@@ -44,8 +44,12 @@ unload() {
 }
 
 load_and_unload() {
+	last=
 	for i in 1 2 3; do
 		insmod slim_kmod.ko || fail "load $i"
+		version=$(cat /proc/slim_kmod/version)
+		[ "$version" != "$last" ] || fail "two loads have one version: $version"
+		last=$version
 		rmmod slim_kmod || fail "unload $i"
 	done
 	echo 0 >/proc/sys/kernel/ftrace_enabled
