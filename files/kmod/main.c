@@ -54,6 +54,9 @@ static int __init slim_init(void)
 	error = slim_workers_init();
 	if (error)
 		goto error_workers;
+	error = slim_tags_init();
+	if (error)
+		goto error_workers;
 	error = slim_ops_init();
 	if (error)
 		goto error_workers;
@@ -80,6 +83,8 @@ error_ops:
 error_workers:
 	slim_workers_exit();
 	slim_settle();
+	slim_walk_exit();
+	slim_tags_exit();
 	return error;
 }
 
@@ -93,6 +98,9 @@ static void __exit slim_exit(void)
 	slim_workers_exit();
 	slim_ops_exit();
 	slim_settle();
+	/* These say so if a tag or a closer was forgotten. */
+	slim_walk_exit();
+	slim_tags_exit();
 	pr_info("unloaded\n");
 }
 

@@ -97,6 +97,8 @@ extern struct task_struct *slim_tester;
 extern struct workqueue_struct *slim_aborters, *slim_sweepers;
 
 /* tag.c */
+int slim_tags_init(void);
+void slim_tags_exit(void);
 void slim_destruct(struct sock *sk);
 int slim_tag(struct socket *sock, u64 cookie);
 int slim_untag(struct socket *sock, u64 cookie);
@@ -126,6 +128,7 @@ int slim_revoke(const u64 *cookies, size_t count);
 
 /* walk.c */
 int slim_walk_init(void);
+void slim_walk_exit(void);
 bool slim_walk_close(unsigned long end, unsigned int *queued);
 void slim_walk_holders(void);
 bool slim_walk_wait(unsigned int before, unsigned long timeout);

@@ -50,16 +50,27 @@ typedef int slim_task_work_add_fn(struct task_struct *task, struct callback_head
 				  enum task_work_notify_mode mode);
 DEFINE_STATIC_CALL_RET0(slim_task_work_add, slim_task_work_add_fn);
 
-int slim_walk_init(void)
+static struct kmem_cache *slim_closer_cache;
+
+int __init slim_walk_init(void)
 {
 	void *address = slim_symbol("task_work_add");
 
+	slim_closer_cache = slim_cache("slim_closer", sizeof(struct slim_closer), 0);
+	if (!slim_closer_cache)
+		return -ENOMEM;
 	if (!address) {
 		pr_err("task_work_add is not to be found; not loaded\n");
 		return -ENOENT;
 	}
 	static_call_update(slim_task_work_add, (slim_task_work_add_fn *)address);
 	return 0;
+}
+
+/* After slim_settle(): every closer has run. */
+void slim_walk_exit(void)
+{
+	kmem_cache_destroy(slim_closer_cache);
 }
 
 static struct socket *slim_tagged_socket(struct file *file)
@@ -177,7 +188,7 @@ static void slim_closer_run(struct callback_head *work)
 	slim_closers_count--;
 	spin_unlock(&slim_closers_lock);
 	wake_up_all(&slim_closers_gone);
-	kfree(closer);
+	kmem_cache_free(slim_closer_cache, closer);
 	/* slim_exit() waits for a task that is preempted behind this. */
 	module_put(THIS_MODULE);
 }
@@ -208,7 +219,7 @@ static bool slim_closer_add(struct task_struct *task)
 	 */
 	if (!try_module_get(THIS_MODULE))
 		return false;
-	closer = kmalloc(sizeof(*closer), GFP_KERNEL);
+	closer = kmem_cache_alloc(slim_closer_cache, GFP_KERNEL);
 	if (!closer) {
 		module_put(THIS_MODULE);
 		return false;
@@ -227,7 +238,7 @@ static bool slim_closer_add(struct task_struct *task)
 	hash_del(&closer->node);
 	slim_closers_count--;
 	spin_unlock(&slim_closers_lock);
-	kfree(closer);
+	kmem_cache_free(slim_closer_cache, closer);
 	module_put(THIS_MODULE);
 	return false;
 }

@@ -50,7 +50,13 @@ load_and_unload() {
 		version=$(cat /proc/slim_kmod/version)
 		[ "$version" != "$last" ] || fail "two loads have one version: $version"
 		last=$version
+		for cache in slim_tag slim_closer; do
+			# One that shares its memory with others is a symbolic link.
+			[ -d /sys/kernel/slab/$cache ] && [ ! -L /sys/kernel/slab/$cache ] ||
+				fail "no cache of its own for $cache"
+		done
 		rmmod slim_kmod || fail "unload $i"
+		[ -e /sys/kernel/slab/slim_tag ] && fail "the cache stayed"
 	done
 	echo 0 >/proc/sys/kernel/ftrace_enabled
 	refuses security_socket_setsockopt
