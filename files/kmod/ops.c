@@ -215,6 +215,7 @@ static int slim_revoked_accept(struct socket *sock, struct socket *child, SLIM_A
 static __poll_t slim_revoked_poll(struct file *file, struct socket *sock,
 				  struct poll_table_struct *wait)
 {
+	slim_watched_seen(file);
 	/* As after a reset; no waiting, it will never be otherwise. */
 	return EPOLLERR | EPOLLHUP | EPOLLRDHUP | EPOLLIN | EPOLLRDNORM |
 	       EPOLLOUT | EPOLLWRNORM;

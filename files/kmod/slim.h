@@ -52,6 +52,7 @@ struct slim_tag {
 	bool outside;			/* last walk's: somebody else has one */
 	struct file *file;		/* kept for epoll sets, see watched.c */
 	struct list_head watched;
+	bool seen;			/* by a waiter of its epoll set */
 	unsigned long kept_until;	/* jiffies */
 };
 
@@ -136,6 +137,7 @@ unsigned int slim_walk_pending(void);
 
 /* watched.c */
 void slim_watched_keep(struct file *file);
+void slim_watched_seen(struct file *file);
 bool slim_watched_only(struct slim_tag *tag);
 void slim_watched_exit(void);
 

@@ -244,29 +244,58 @@ static void test_sleepers(int kind)
 	check(stat_wait("tags", 0, 15), "tags: %ld", stat_read("tags"));
 }
 
-/* An event loop that is busy while it loses its descriptor. */
+/*
+ * An event loop that is busy while it loses its descriptor: it must be told,
+ * however late, and then not for long, for the number is another file's soon.
+ */
 static int run_watched(void *data)
 {
 	struct epoll_event event = { .events = EPOLLIN };
-	int fd = *(int *)data, set = epoll_create1(0), i;
+	int fd = *(int *)data, set = epoll_create1(0);
+	double seen;
 
 	need(!epoll_ctl(set, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 	raise(SIGSTOP);
 	check(gone(fd, 10), "the descriptor is still there");
+	/* Ten times as long as it stays once it has been seen. */
+	usleep(1000000);
+	event.events = 0;
+	check(epoll_wait(set, &event, 1, 0) == 1, "epoll_wait: nothing");
+	check((event.events & EPOLLERR) && (event.events & EPOLLHUP), "epoll_wait: %x", event.events);
+	need(fcntl(0, F_DUPFD, fd) == fd, "the same number again");
+	seen = now();
+	while (epoll_wait(set, &event, 1, 0) == 1 && now() < seen + 10)
+		usleep(10000);
+	printf("revoked: an event without a descriptor for %.0f ms after it was seen\n",
+	       1000 * (now() - seen));
+	check(now() - seen < 2, "reported for %.1f s", now() - seen);
+	return failures;
+}
+
+/* A second set hears of it too, after the first has looked. */
+static int run_watched_twice(void *data)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd = *(int *)data, sets[2], i;
+
 	for (i = 0; i < 2; i++) {
-		event.events = 0;
-		check(epoll_wait(set, &event, 1, 0) == 1, "epoll_wait: nothing");
-		check((event.events & EPOLLERR) && (event.events & EPOLLHUP), "epoll_wait: %x",
-		      event.events);
+		sets[i] = epoll_create1(0);
+		need(!epoll_ctl(sets[i], EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
+	}
+	raise(SIGSTOP);
+	check(gone(fd, 10), "the descriptor is still there");
+	for (i = 0; i < 2; i++) {
+		check(epoll_wait(sets[i], &event, 1, 0) == 1, "set %d: nothing", i);
+		usleep(1000000);
 	}
 	return failures;
 }
 
-static void test_watched(void)
+static void test_watched(int (*run)(void *data))
 {
 	struct pair pair = pair_tagged(PAIR_V4);
 	long before = stat_read("leftovers_total");
-	pid_t pid = container_start(run_watched, &pair.fd, false);
+	pid_t pid = container_start(run, &pair.fd, false);
 	int status;
 
 	close(pair.fd);
@@ -655,7 +684,8 @@ int main_revoked(int argc, char **argv)
 	for (kind = PAIR_V4; kind <= PAIR_MAPPED; kind++)
 		test_sleepers(kind);
 	test_connecting();
-	test_watched();
+	test_watched(run_watched);
+	test_watched(run_watched_twice);
 	test_queued();
 	for (keep = 0; keep < 2; keep++) {
 		test_stopped(keep);
