@@ -93,7 +93,6 @@ def _guests(long: bool) -> list[Words]:
     router = "tests/unit/worker/guests/run.py"
     modules = CACHE / "guest" / "kmod"
     return [
-        ["make", "-C", "files/kmod", "style"],
         ["make", "-C", "files/kmod", "test", f"LONG={'1' if long else ''}"],
         ["make", "-C", "files/bpf", "check", "test"],
         *(
