@@ -101,9 +101,10 @@ def test_ninety_nine_of_a_hundred_take_the_host_path(
     assert not reasons, f"{reasons} {said}"
     assert sums["slim"] + sums["overlay"] == COUNT, said
     assert sums["slim"] + min(late, stalled // SWAP_US) >= 99, said
-    # The connect call itself, and all that an event loop does between two looks at its timer.
-    assert sums["slowest-us"] < REPLY_US + SLACK_US, said
-    assert sums["held-us"] < SWAP_US + 2 * REPLY_US + SLACK_US, said
+    # The connect call itself, and all that an event loop does between two looks at its timer:
+    # in both somebody may have lacked a CPU, at the worst for all of that time.
+    assert sums["slowest-us"] < REPLY_US + SLACK_US + stalled, said
+    assert sums["held-us"] < SWAP_US + 2 * REPLY_US + SLACK_US + stalled, said
     assert (way in LOOPS) == (sums["held-us"] > 0), said
 
 
