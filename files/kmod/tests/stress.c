@@ -8,7 +8,8 @@
  *
  * stress SECONDS: one more tag lives all the while, so that rmmod must fail.
  * reload SECONDS: none does, and one worker is enough: whenever its socket has
- * gone, rmmod and insmod.
+ * gone, rmmod and insmod. A closer or the sweeper keeps the module for a while
+ * longer, so that now and then the worker lets it go before it tags again.
  */
 #define _GNU_SOURCE
 #include "lib.h"
@@ -18,11 +19,13 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 static uint32_t seed;
 static bool reloading;	/* the module comes and goes */
+static int *reloads;	/* how often it has, for both workers */
 
 static uint32_t dice(uint32_t sides)
 {
@@ -138,7 +141,17 @@ static bool reload(void)
 	error = module < 0 || syscall(SYS_finit_module, module, "", 0);
 	check(!error, "insmod: %s", strerror(errno));
 	close(module);
+	__atomic_fetch_add(reloads, 1, __ATOMIC_SEQ_CST);
 	return true;
+}
+
+/* Hold nothing until the module has gone and come, or until END. */
+static void let_go(double end)
+{
+	int before = __atomic_load_n(reloads, __ATOMIC_SEQ_CST);
+
+	while (__atomic_load_n(reloads, __ATOMIC_SEQ_CST) == before && now() < end)
+		usleep(1000);
 }
 
 /* The fourth worker's turn. */
@@ -163,6 +176,8 @@ int main_stress(int argc, char **argv)
 	pid_t pids[4];
 
 	reloading = !strcmp(argv[1], "reload");
+	reloads = mmap(NULL, sizeof(*reloads), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	need(reloads != MAP_FAILED, "mmap: %s", strerror(errno));
 	if (!reloading)
 		need(!control_one(OP_TAG, pin.fd, pin.cookie), "tag");
 	first = reloading ? 2 : 0;
@@ -173,8 +188,11 @@ int main_stress(int argc, char **argv)
 			continue;
 		close(pin.fd);
 		seed = 1000 + i;
-		while (now() < end)
+		while (now() < end) {
 			turns += i == 3 ? other() : one();
+			if (reloading && i != 3 && turns % 4 == 0)
+				let_go(end);
+		}
 		check(turns, "worker %d: never a turn", i);
 		printf("stress: worker %d: %d turns\n", i, turns);
 		exit(status_of(failures));
