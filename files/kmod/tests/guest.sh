@@ -52,8 +52,9 @@ load_and_unload() {
 		last=$version
 		for cache in slim_tag slim_closer; do
 			# One that shares its memory with others is a symbolic link.
-			[ -d /sys/kernel/slab/$cache ] && [ ! -L /sys/kernel/slab/$cache ] ||
+			if [ ! -d /sys/kernel/slab/$cache ] || [ -L /sys/kernel/slab/$cache ]; then
 				fail "no cache of its own for $cache"
+			fi
 		done
 		rmmod slim_kmod || fail "unload $i"
 		[ -e /sys/kernel/slab/slim_tag ] && fail "the cache stayed"
