@@ -11,8 +11,10 @@
  *   flood ADDRESS PORT COUNT WIDTH open the same, and then just waits for the end:
  *                                       for servers that die
  *
+ * SIGUSR1: no more than have begun.
+ *
  * Last line: "done ok=N wrong=N reset=N eof=N refused=N other=N path-slim=N ms=N
- * lost-slim=N", the last being those of reset and eof that were on the host path.
+ * lost-slim=N begun=N", lost-slim being those of reset and eof that were on the host path.
  */
 #include "conf.h"
 #include <sys/resource.h>
@@ -27,6 +29,14 @@ struct link {
 static struct {
 	int ok, wrong, reset, eof, refused, other, slim, lost_slim;
 } sum;
+
+static volatile sig_atomic_t enough;
+
+static void on_enough(int signal)
+{
+	(void)signal;
+	enough = 1;
+}
 
 static uint64_t own_cookie(void)
 {
@@ -77,6 +87,7 @@ int main(int argc, char **argv)
 	wait_all = only_open || (argc > 5 && strcmp(argv[5], "wait") == 0);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGUSR1, on_enough);
 	conf_deadline(120);
 	getrlimit(RLIMIT_NOFILE, &limit);
 	limit.rlim_cur = limit.rlim_max;
@@ -91,6 +102,8 @@ int main(int argc, char **argv)
 		links[i].fd = -1;
 
 	while (begun < count || open > 0) {
+		if (enough)
+			count = begun;
 		for (int i = 0; i < width && begun < count; i++) {
 			struct link *l = &links[i];
 			struct epoll_event e = { .events = EPOLLOUT, .data.u32 = (uint32_t)i };
@@ -187,8 +200,8 @@ int main(int argc, char **argv)
 			printf("connected %d\n", up);
 		}
 	}
-	printf("done ok=%d wrong=%d reset=%d eof=%d refused=%d other=%d path-slim=%d ms=%.0f lost-slim=%d\n", sum.ok,
-	       sum.wrong, sum.reset, sum.eof, sum.refused, sum.other, sum.slim, (conf_now() - start) * 1e3,
-	       sum.lost_slim);
+	printf("done ok=%d wrong=%d reset=%d eof=%d refused=%d other=%d path-slim=%d ms=%.0f lost-slim=%d begun=%d\n",
+	       sum.ok, sum.wrong, sum.reset, sum.eof, sum.refused, sum.other, sum.slim,
+	       (conf_now() - start) * 1e3, sum.lost_slim, begun);
 	return sum.wrong || sum.other ? 1 : 0;
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import re
 import select
@@ -165,6 +166,37 @@ def counters(lab: Lab, endpoint: str) -> Counter[str]:
     return Counter(row["counters"])
 
 
+CONFIG = "/etc/slim/router.json"
+PATIENCE = dict.fromkeys(("swap_us", "blocking_swap_us", "reply_us"), 1_000_000)
+"""Bounds for a connect that a busy machine keeps: for tests that want the host path."""
+
+
+def configure(
+    lab: Lab, node: str, bounds: Mapping[str, float] | None = None, **settings: object
+) -> None:
+    """Other settings for a node's router, which reads them; other bounds, and it makes its
+    workers anew."""
+    held = json.loads(lab.run(node, ["cat", CONFIG]).stdout)
+    wanted = {**held, **settings}
+    if bounds:
+        wanted["bounds"] = {**held.get("bounds", {}), **bounds}
+    lab.run(node, ["tee", CONFIG], stdin=json.dumps(wanted))
+    lab.slimctl(node, "reload")
+
+
+@contextlib.contextmanager
+def as_deployed(lab: Lab) -> Iterator[None]:
+    """Whatever is configured meanwhile, afterwards it is as it was."""
+    deployed = {node: lab.run(node, ["cat", CONFIG]).stdout for node in NODES}
+    try:
+        yield
+    finally:
+        for node, config in deployed.items():
+            lab.run(node, ["tee", CONFIG], stdin=config)
+            lab.slimctl(node, "reload")
+        settle(lab)
+
+
 def settle(lab: Lab) -> None:
     """Both routers serve and their trunk is up."""
 
@@ -175,5 +207,5 @@ def settle(lab: Lab) -> None:
         lab.wait_router(node)
         for command, rows in (("status", "trunks"), ("endpoints", "endpoints")):
             wait_for(
-                functools.partial(are_up, node, command, rows), 20, f"the {rows} of {node} are up"
+                functools.partial(are_up, node, command, rows), 60, f"the {rows} of {node} are up"
             )

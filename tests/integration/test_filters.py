@@ -11,48 +11,41 @@ connect, so that it takes the host path on a busy machine, too, where a lease is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
 
-from lab.client import SLIMCTL, Lab, wait_for
-from tests.integration.helpers import NODES, PEER_PORT, PYTHON, settle, start_peer
+from lab.client import Lab, wait_for
+from tests.integration.helpers import (
+    NODES,
+    PATIENCE,
+    PEER_PORT,
+    as_deployed,
+    configure,
+    settle,
+    start_peer,
+)
 from tests.integration.test_policy import Holder, warm
 
 LEASE_S = 1.0
 PERIOD_S = 3 * LEASE_S + 2  # an admission is over, on any machine
-PATIENCE_US = 1_000_000
-CONFIG = "/etc/slim/router.json"
-BOUNDS = f"""
-import json, sys
-value = json.load(open("{CONFIG}"))
-value.setdefault("bounds", {{}}).update(json.loads(sys.argv[1]))
-open("{CONFIG}", "w").write(json.dumps(value))
-"""
 
 
 def bound(lab: Lab, **bounds: float) -> None:
     """Other time limits for both routers; their workers start anew."""
     for node in NODES:
-        lab.run(node, [PYTHON, "-c", BOUNDS, json.dumps(bounds)])
-        lab.run(node, [SLIMCTL, "reload"])
+        configure(lab, node, bounds=bounds)
     settle(lab)
 
 
 @pytest.fixture
 def short(slim_lab: Lab) -> Iterator[Lab]:
     settle(slim_lab)
-    deployed = {node: slim_lab.run(node, ["cat", CONFIG]).stdout for node in NODES}
-    patience = dict.fromkeys(("swap_us", "blocking_swap_us", "reply_us"), PATIENCE_US)
-    bound(slim_lab, lease_s=LEASE_S, filters_s=0, **patience)
-    start_peer(slim_lab, "c2", "slim", port=PEER_PORT)
-    yield slim_lab
-    slim_lab.run("c2", ["nft", "delete", "table", "inet", "site"], "overlay", check=False)
-    for node, config in deployed.items():
-        slim_lab.run(node, ["tee", CONFIG], stdin=config)
-        slim_lab.run(node, [SLIMCTL, "reload"])
-    settle(slim_lab)
+    with as_deployed(slim_lab):
+        bound(slim_lab, lease_s=LEASE_S, filters_s=0, **PATIENCE)
+        start_peer(slim_lab, "c2", "slim", port=PEER_PORT)
+        yield slim_lab
+        slim_lab.run("c2", ["nft", "delete", "table", "inet", "site"], "overlay", check=False)
 
 
 def filter_out(lab: Lab, verdict: str) -> None:

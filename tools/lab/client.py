@@ -199,7 +199,7 @@ class Lab:
     def slimctl(self, place: str, *words: str) -> Any:
         """What `slimctl WORDS --json` on a node (or an endpoint's node) says, parsed."""
         node = place if place in self.nodes else self.node_of(place)
-        return json.loads(self.run(node, [SLIMCTL, *words, "--json"], timeout=15).stdout)
+        return json.loads(self.run(node, [SLIMCTL, *words, "--json"]).stdout)
 
     def keeper(self, place: str, *words: str) -> Any:
         """Ask the keeper of a node's router: status, hold, resume, stop, reload, restart.
@@ -238,6 +238,6 @@ class Lab:
             return False
         return True
 
-    def wait_router(self, place: str, timeout: float = 15.0) -> None:
+    def wait_router(self, place: str, timeout: float = 60.0) -> None:
         """Wait until the router of a node serves."""
         wait_for(lambda: self.router_ready(place), timeout, f"the router of {place} serves")
