@@ -255,7 +255,7 @@ static int dial_path(int wait_us)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct timeval limit = { 0, 200000 };
-	int fd;
+	int fd, outcome;
 
 	read_path(); /* another library's constructor may run before ours */
 	memcpy(addr.sun_path, socket_path[0] ? socket_path : DEFAULT_PATH,
@@ -264,11 +264,11 @@ static int dial_path(int wait_us)
 	if (fd < 0)
 		return -1;
 	sys_setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (sys_connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || greet(fd, wait_us) != GREETED) {
-		sys_close(fd);
-		return -1;
-	}
-	return fd;
+	outcome = sys_connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 ? greet(fd, wait_us) : TURNED_AWAY;
+	if (outcome == GREETED)
+		return fd;
+	sys_close(fd);
+	return outcome;
 }
 
 static int dial(int wait_us)
@@ -276,11 +276,11 @@ static int dial(int wait_us)
 	int fd = join(wait_us), hidden;
 
 	if (fd == MUTE) /* the path leads to the same worker */
-		return -1;
+		return fd;
 	if (fd < 0) {
 		fd = dial_path(wait_us);
 		if (fd < 0)
-			return -1;
+			return fd;
 		/*
 		 * The door is for JOIN alone. Were it a copy of this connection too, closing
 		 * this one would not show: see slim_ask, on late answers.
@@ -342,6 +342,7 @@ static struct control *claim(int wait_us)
 {
 	int64_t end = slim_now_us() + wait_us, start, now;
 	struct control *found = NULL;
+	bool hung;
 
 	while (!found) {
 		uint32_t seen = atomic_load(&released);
@@ -376,11 +377,18 @@ static struct control *claim(int wait_us)
 			report_uncounted(found->fd);
 			return found;
 		}
-		/* One that takes the connection and does not greet holds up whoever asks. */
+		/*
+		 * One that takes the connection and does not greet holds up whoever asks. But
+		 * a wait that was short says only that the worker is busy: note_silence() adds
+		 * it to the others, and the next call may have its answer.
+		 */
 		now = slim_now_us();
-		atomic_store(&not_before_us, now + (atomic_exchange(&barred, false) ? BARRED_REST_US :
-						    now - start < GREET_US / 2      ? RETRY_US :
-										      HUNG_REST_US));
+		hung = now - start >= GREET_US / 2;
+		if (hung || found->fd != MUTE)
+			atomic_store(&not_before_us, now + (atomic_exchange(&barred, false) ? BARRED_REST_US :
+							    hung			    ? HUNG_REST_US :
+											      RETRY_US));
+		found->fd = -1;
 	}
 	unclaim(found);
 	return NULL;
