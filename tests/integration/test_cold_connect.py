@@ -27,6 +27,7 @@ SCRIPT = SOURCES / "cold.py"
 # a connect may wait for a worker's answer.
 SWAP_US, REPLY_US = 5_000, 20_000
 SLACK_US = 25_000  # page faults, a collection of garbage, a compiler
+STARVED_US = 100_000  # no more than this is let off: a wait for a whole greeting takes 250 ms
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +103,10 @@ def test_ninety_nine_of_a_hundred_take_the_host_path(
     assert sums["slim"] + sums["overlay"] == COUNT, said
     assert sums["slim"] + min(late, stalled // SWAP_US) >= 99, said
     # The connect call itself, and all that an event loop does between two looks at its timer:
-    # in both somebody may have lacked a CPU, at the worst for all of that time.
-    assert sums["slowest-us"] < REPLY_US + SLACK_US + stalled, said
-    assert sums["held-us"] < SWAP_US + 2 * REPLY_US + SLACK_US + stalled, said
+    # in both somebody may have lacked a CPU for some of that time.
+    slack = SLACK_US + min(stalled, STARVED_US)
+    assert sums["slowest-us"] < REPLY_US + slack, said
+    assert sums["held-us"] < SWAP_US + 2 * REPLY_US + slack, said
     assert (way in LOOPS) == (sums["held-us"] > 0), said
 
 
