@@ -15,6 +15,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from pathlib import Path
 
 from slim_router import wire
@@ -24,6 +25,7 @@ OURS = wire.pack_addr(VIP)
 SO_COOKIE = 57
 BOUNDS = 20_000 | 100_000 << 32  # event loops, blocking calls: microseconds
 REPLY_US = 30_000
+BUSY_S = 0.06  # longer than an event loop waits for a greeting
 REPLIES = {
     wire.CONNECT: wire.PLAIN, wire.SWAP: wire.KEEP, wire.LISTEN: wire.LISTENING,
     wire.WHO: wire.NAMES, wire.SYNC: wire.SYNCED,
@@ -32,6 +34,12 @@ REPLIES = {
 
 def cookie_of(sock: socket.socket) -> int:
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
+
+
+def pid_of(sock: socket.socket) -> int:
+    """Who made this end's other end."""
+    pid: int = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
 
 
 class Echo(threading.Thread):
@@ -89,6 +97,7 @@ class Router:
         self.greeting = wire.F_SECURE if secure else 0
         self.greetings = 0
         self.hung = False
+        self.greeted: set[int] = set()  # processes that have been kept waiting once
         self.rows: dict[int, tuple[int, bytes, int]] = {}  # lport, peer, pport by cookie
         self.listeners: dict[int, socket.socket] = {}
         self.asked: set[int] = set()
@@ -145,6 +154,8 @@ class Router:
             return False
         if self.lie == "silent_swap":
             return kind != wire.SWAP
+        if self.lie == "busy":
+            return True
         if self.lie == "hangs_at_swap":
             self.hung = self.hung or kind == wire.SWAP
             return not self.hung
@@ -195,6 +206,9 @@ class Router:
     ) -> None:  # fmt: skip
         if kind == wire.HELLO:
             self.greetings += 1
+            if self.lie == "busy" and (pid := pid_of(sock)) not in self.greeted:
+                self.greeted.add(pid)
+                time.sleep(BUSY_S)
             if self.way == "refused":
                 send(sock, wire.message(wire.ERROR, seq, error=1))
                 return

@@ -87,6 +87,7 @@ def cases() -> list[Case]:
     found += [
         Case("glibc", "silence", lie="silent"),
         Case("glibc", "silence", lie="welcome_silent"),
+        Case("glibc", "greeted_late", "warm", "busy"),
     ]
     found += [
         Case(build, name, lie=lie)
@@ -318,6 +319,7 @@ def main(build: Path, wanted: list[str]) -> int:
                 "small_stack",
                 "swap_in_loop",
                 "swap_blocking",
+                "greeted_late",
             )
         ]
         beside = [case for case in chosen if case not in alone]
