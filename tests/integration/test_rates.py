@@ -205,6 +205,7 @@ def test_bad_limits_are_refused_by_name(
     answer = results(said, "Limit")["node1"]
     assert status and answer["failed"]
     assert words in answer["msg"]
+    assert answer.get("kind") == ("refused" if len(arguments) > 1 else None)
 
 
 class Service:

@@ -22,11 +22,13 @@ from typing import Any
 
 import pytest
 import yaml
-from jinja2.nativetypes import NativeEnvironment
 
 from slim_qos import settings
 from tests.unit.plugins.test_acl import scene
 from tests.unit.router.fleet import Fleet, run
+
+template = pytest.importorskip("ansible.template", reason="examples are Ansible's")
+dataloader = pytest.importorskip("ansible.parsing.dataloader")
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("slim_*.py"))
@@ -34,6 +36,11 @@ PREFIX = "slim.overlay."
 QOS = ("slim_qos", "slim_rate_limit")
 SHAPED = ("backup", "db", "mirror")
 """Endpoints that their examples name."""
+MORE = {
+    "slim_connections_info": [{"name": "all", "slim.overlay.slim_connections_info": {}}],
+    "slim_revoke": [{"name": "all", "slim.overlay.slim_revoke": {"path": "slim"}}],
+}
+"""Tasks that meet connections of the scene; the examples' addresses are others."""
 ALWAYS = {"changed", "diff", "invocation", "warnings"}
 """What every module may return without saying so."""
 PRINTED = {"status"}
@@ -107,7 +114,10 @@ class Player:
     def __init__(self, run_task: Callable[..., Any], variables: dict[str, Any]) -> None:
         self.run_task = run_task
         self.variables = variables
-        self.jinja = NativeEnvironment()
+
+    @property
+    def templar(self) -> Any:
+        return template.Templar(dataloader.DataLoader(), self.variables)
 
     def fill_in(self, value: Any) -> Any:
         """*value* without templates."""
@@ -115,8 +125,8 @@ class Player:
             return {name: self.fill_in(each) for name, each in value.items()}
         if isinstance(value, list):
             return [self.fill_in(each) for each in value]
-        if isinstance(value, str) and "{{" in value:
-            return self.jinja.from_string(value).render(self.variables)
+        if isinstance(value, str):
+            return self.templar.template(template.trust_as_template(value))
         return value
 
     async def play(self, task: dict[str, Any]) -> tuple[str, Any]:
@@ -126,7 +136,7 @@ class Player:
         register = task.pop("register", None)
         ((action, words),) = task.items()
         if action == "ansible.builtin.assert":
-            assert self.jinja.compile_expression(words["that"])(**self.variables) is True
+            assert self.templar.evaluate_conditional(template.trust_as_template(words["that"]))
             return action, {}
         assert action.startswith(PREFIX), action
         name = action.removeprefix(PREFIX)
@@ -175,10 +185,26 @@ def test_examples_run_and_what_they_return_is_documented(
                 return await asyncio.to_thread(run_module, name, words, WITHIN)
 
             player = Player(ask, variables)
-            for task in block(module, "EXAMPLES"):
+            for task in block(module, "EXAMPLES") + MORE.get(module, []):
                 name, answer = await player.play(task)
                 if name in MODULES:
                     returned = {key: answer[key] for key in answer.keys() - ALWAYS}
                     assert undocumented(returned, block(name, "RETURN")) == []
 
     run(body(), timeout=120)
+
+
+@needs_root
+def test_a_failure_of_the_helper_has_its_kind(
+    run_module: Callable[..., dict[str, Any]], qos: dict[str, str], tmp_path: Path
+) -> None:
+    limit = {"endpoint": "db", "egress": "1mbit", **qos, "_ansible_check_mode": True}
+    for words, within, kind, part in (
+        ({"endpoint": "nobody"}, WITHIN, "refused", "nobody"),
+        ({"state": "absent"}, WITHIN, "refused", "takes no rates"),
+        ({}, ("unshare", "--net"), "failed", "192.0.2.1 is on no device"),
+        ({"python": sys.executable, "directory": str(tmp_path)}, WITHIN, "no-helper", "run the role"),
+    ):  # fmt: skip
+        answer = run_module("slim_rate_limit", {**limit, **words}, within)
+        assert (answer.get("failed"), answer.get("kind")) == (True, kind), answer
+        assert part in answer["msg"]
