@@ -102,6 +102,9 @@ revoked:
     path:
       description: V(slim) or V(overlay).
       type: str
+    rule:
+      description: Null, as no rule decided it; for the form of P(slim.overlay.slim_acl#module).
+      type: str
     cookie:
       description: The kernel's number of the socket.
       type: int
