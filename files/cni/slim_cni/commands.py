@@ -78,12 +78,10 @@ def _leave(router: Router, request: dict[str, Any]) -> None:
 
 
 def _announce(call: Call, vip: str) -> None:
-    if ":" in vip:
-        return
     try:
-        arp.announce(call.netns, call.ifname, vip)
+        arp.announce(call.netns, vip)
     except OSError as error:  # a network without ARP has no need of it
-        print(f"slim: {call.ifname}: not announced: {error.strerror}", file=sys.stderr)
+        print(f"slim: {call.container}: not announced: {error.strerror}", file=sys.stderr)
 
 
 def check(call: Call) -> Answer:

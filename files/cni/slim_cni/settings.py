@@ -100,6 +100,8 @@ def read(env: Mapping[str, str], config: dict[str, Any]) -> Call:
             ENVIRONMENT, f"{', '.join(missing)}: missing; the runtime has to set it for {command}"
         )
     version = config.get("cniVersion", "0.1.0")
+    if command == "VERSION":  # whoever asks need not speak one of ours yet
+        version = version if version in VERSIONS else VERSIONS[-1]
     if version not in VERSIONS or VERSIONS.index(version) < VERSIONS.index(
         SINCE.get(command, VERSIONS[0])
     ):
