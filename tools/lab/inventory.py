@@ -65,6 +65,7 @@ def describe(state: State, plan: Plan) -> dict[str, Any]:
                     {"name": names.tenant_name(number), "vni": names.tenant_vni(number)}
                     for number in range(2, plan.tenants + 1)
                 ],
+                "slim_pools": [{"prefix": names.POOL}],
                 "slim_fallback_provider": "vxlan",
                 # The lab's only wires are inside this machine.
                 "slim_allow_plaintext": True,

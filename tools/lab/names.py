@@ -18,6 +18,8 @@ UNDERLAY_LENGTH = 24
 OVERLAY_PREFIX = "10.44.0"
 OVERLAY_NETWORK = "10.44.0.0/16"
 OVERLAY_LENGTH = 16
+#: Vips of containers that are attached while the lab runs; no endpoint of the plan has one.
+POOL = "10.44.128.0/24"
 
 #: VXLAN of the fallback that `--no-deploy` builds; the same as docs/architecture.md.
 VXLAN_PORT = 8472
