@@ -6,13 +6,32 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lab import names
 from lab.client import Lab
+from tests.integration.plays import play
 
-BIN, CONF, CDI = "/run/cni/bin", "/run/cni/net.d", "/run/cni/cdi"
+# (podman 4.3 knows no other directories of CDI than /etc/cdi and /var/run/cdi)
+BIN, CONF, CDI = "/run/cni/bin", "/run/cni/net.d", "/run/cdi"
+STATE = "/run/cni/ipam"
 NETWORK = "labnet"
+POD_NETWORK = {
+    "cniVersion": "1.0.0",
+    "name": "podnet",
+    "plugins": [
+        {
+            "type": "bridge", "bridge": "br-slim", "mtu": names.OVERLAY_MTU,
+            "ipam": {
+                "type": "host-local", "dataDir": STATE,
+                "ranges": [[{"subnet": names.OVERLAY_NETWORK, "rangeStart": "10.44.128.100",
+                             "rangeEnd": "10.44.128.199"}]],
+            },
+        },
+        {"type": "slim"},
+    ],
+}  # fmt: skip
 SHIM = "/opt/slim/shim/current/libslim.so"
 
 
@@ -81,6 +100,39 @@ class Container:
             self.node, ["nsenter", f"--net={self.netns}", *preload, *words],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+
+BOOK = """
+- hosts: slim_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_role:
+        name: slim.overlay.slim_cni
+{more}
+"""
+
+
+def deploy(lab: Lab, directory: Path, uninstall: bool, *words: str) -> dict[str, Any]:
+    """Run the role slim_cni; what the play said."""
+    book = directory / "cni.yml"
+    book.write_text(BOOK.format(more="        tasks_from: uninstall.yml" if uninstall else ""))
+    variables = {
+        "slim_cni_bin_dir": BIN, "slim_cni_conf_dir": CONF, "slim_cni_cdi_dir": CDI,
+        "slim_cni_networks": [{"file": "10-podnet.conflist", "content": POD_NETWORK}],
+    }  # fmt: skip
+    status, said = play(lab, book, "-e", json.dumps(variables), *words)
+    assert status == 0, json.dumps(said["plays"])[-4000:]
+    return said
+
+
+def traces(lab: Lab) -> list[str]:
+    """What of the role is on the nodes."""
+    places = "/opt/slim/cni /opt/slim/bin /opt/slim/preload /run/cni /run/cdi"
+    return [
+        line
+        for node in lab.nodes
+        for line in lab.run(node, f"find {places} -type f; true", check=False).stdout.splitlines()
+    ]
 
 
 def attached(lab: Lab, node: str) -> dict[str, dict[str, Any]]:

@@ -20,8 +20,8 @@ import pytest
 
 from lab.client import SLIMCTL, Lab, wait_for
 from tests.integration.helpers import gone, read_until
-from tests.integration.plays import changed, play
-from tests.integration.runtime import BIN, CDI, CONF, Container, attached
+from tests.integration.plays import changed
+from tests.integration.runtime import BIN, Container, attached, deploy, traces
 
 VIP = "10.44.128.7"
 PORT = 7340
@@ -52,63 +52,15 @@ while True:
         if time.monotonic() > end:
             raise
         time.sleep(0.02)
-print(f"met {sock.makefile().readline().strip()} ", flush=True)
+print(f"met {sock.makefile().readline().strip()}", flush=True)
 sock.settimeout(60)
 try:
-    print("end" if sock.recv(1) == b"" else "data", flush=True)
+    print("end!" if sock.recv(1) == b"" else "data!", flush=True)
 except TimeoutError:
-    print("hangs", flush=True)
-except OSError as error:
-    print(f"reset {error.errno}", flush=True)
+    print("hangs!", flush=True)
+except ConnectionResetError:
+    print("reset!", flush=True)
 """
-
-BOOK = """
-- hosts: slim_hosts
-  gather_facts: false
-  tasks:
-    - ansible.builtin.import_role:
-        name: slim.overlay.slim_cni
-{more}
-"""
-
-
-def deploy(lab: Lab, directory: Path, uninstall: bool, *words: str) -> dict[str, Any]:
-    book = directory / "cni.yml"
-    book.write_text(BOOK.format(more="        tasks_from: uninstall.yml" if uninstall else ""))
-    network = {"cniVersion": "1.1.0", "name": "labnet", "plugins": [{"type": "slim"}]}
-    variables = {
-        "slim_cni_bin_dir": BIN, "slim_cni_conf_dir": CONF, "slim_cni_cdi_dir": CDI,
-        "slim_cni_networks": [{"file": "10-labnet.conflist", "content": network}],
-    }  # fmt: skip
-    status, said = play(lab, book, "-e", json.dumps(variables), *words)
-    assert status == 0, json.dumps(said["plays"])[-4000:]
-    return said
-
-
-def traces(lab: Lab) -> list[str]:
-    places = "/opt/slim/cni /opt/slim/bin /opt/slim/preload /run/cni"
-    return [
-        line
-        for node in lab.nodes
-        for line in lab.run(node, f"find {places} -type f; true", check=False).stdout.splitlines()
-    ]
-
-
-@pytest.fixture(scope="module")
-def cni(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The lab with the role; it is taken away at the end, and leaves nothing."""
-    if not session_lab.deployed:
-        pytest.skip("this lab was made with --no-deploy")
-    directory = tmp_path_factory.mktemp("play")
-    said = deploy(session_lab, directory, False, "--check", "--diff")
-    assert changed(said) > 0
-    assert traces(session_lab) == []
-    assert changed(deploy(session_lab, directory, False)) > 0
-    assert changed(deploy(session_lab, directory, False, "--diff")) == 0
-    yield session_lab
-    assert changed(deploy(session_lab, directory, True)) > 0
-    assert traces(session_lab) == []
-    assert changed(deploy(session_lab, directory, True)) == 0
 
 
 @pytest.fixture
@@ -139,6 +91,11 @@ def client(lab: Lab, endpoint: str) -> subprocess.Popen[str]:
     return lab.popen(endpoint, words, stdout=subprocess.PIPE, text=True)
 
 
+def end_of(process: subprocess.Popen[str]) -> str:
+    """How the connection of a client that has met its server ended."""
+    return read_until(process, "!", 60).split()[-1].rstrip("!")
+
+
 def paths(lab: Lab, node: str, name: str) -> list[str]:
     rows = lab.slimctl(node, "connections", "--endpoint", name)["connections"]
     return [row["path"] for row in rows]
@@ -159,7 +116,7 @@ def test_a_container_is_served_as_long_as_it_lives(cni: Lab, start: Any) -> None
         assert web.cni("DEL") is None
     assert attached(cni, "node1") == {}
     # The program lives on: its connection was ended, not forgotten.
-    assert read_until(first, "\n").startswith("reset")
+    assert end_of(first) == "reset"
     assert web.cni("CHECK", check=False)["code"] == 3
 
 
@@ -198,7 +155,7 @@ def test_a_container_that_moves_keeps_its_vip(cni: Lab, start: Any) -> None:
         read_until(process, "met new")
     took = time.monotonic() - began
     for process in before.values():
-        assert read_until(process, "\n").startswith("reset")
+        assert end_of(process) == "reset"
     wait_for(lambda: not attached(cni, "node1"), 10, "node1 has given it up")
     assert all(process.poll() is None for process in after.values()), "what is new lives"
     # (bound of the product: 2 s; here the machine may be busy)
@@ -265,3 +222,17 @@ def test_churns_leave_nothing(cni: Lab, start: Any, times: int) -> None:
     wait_for(lambda: left()[:3] == before[:3], 10, f"as before: {before}")
     assert left()[3] <= before[3] + 3, "descriptors"
     assert cni.run("node1", [SLIMCTL, "endpoints"]).returncode == 0
+
+
+@pytest.mark.long
+def test_the_role_says_what_it_would_do_and_goes_without_a_trace(cni: Lab, tmp_path: Path) -> None:
+    assert changed(deploy(cni, tmp_path, True, "--check")) > 0
+    assert traces(cni)
+    assert changed(deploy(cni, tmp_path, True)) > 0
+    try:
+        assert traces(cni) == []
+        assert changed(deploy(cni, tmp_path, True)) == 0
+        assert changed(deploy(cni, tmp_path, False, "--check", "--diff")) > 0
+        assert traces(cni) == []
+    finally:
+        assert changed(deploy(cni, tmp_path, False)) > 0

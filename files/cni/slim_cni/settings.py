@@ -100,8 +100,10 @@ def read(env: Mapping[str, str], config: dict[str, Any]) -> Call:
             ENVIRONMENT, f"{', '.join(missing)}: missing; the runtime has to set it for {command}"
         )
     version = config.get("cniVersion", "0.1.0")
-    if command == "VERSION":  # whoever asks need not speak one of ours yet
-        version = version if version in VERSIONS else VERSIONS[-1]
+    if command == "VERSION":
+        # Whoever asks need not speak one of ours yet; and libcni fills the rest with "dummy".
+        known = version if version in VERSIONS else VERSIONS[-1]
+        return Call(command, known, "", "", "", "", {}, config)
     if version not in VERSIONS or VERSIONS.index(version) < VERSIONS.index(
         SINCE.get(command, VERSIONS[0])
     ):
@@ -126,7 +128,7 @@ def read(env: Mapping[str, str], config: dict[str, Any]) -> Call:
     netns = env.get("CNI_NETNS", "")
     if netns and (not netns.startswith("/") or len(netns) > 4000 or not netns.isprintable()):
         raise CniError(ENVIRONMENT, f"CNI_NETNS: {netns[:80]!r} is not an absolute path")
-    network = "" if command == "VERSION" else _network(config)
+    network = _network(config)
     for key, kind in OWN.items():
         if key in config and (not isinstance(config[key], kind) or config[key] == ""):
             raise CniError(CONFIG, f"{key}: not a {kind.__name__}; correct the network's file")

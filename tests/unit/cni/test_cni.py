@@ -116,6 +116,9 @@ def test_version_tells_what_is_spoken(stub):
         status, said, _unused = call(stub, "VERSION", given)
         assert (status, said["cniVersion"]) == (0, "1.1.0")
         assert said["supportedVersions"][-1] == "1.1.0"
+    # libcni (v1.1, invoke.GetVersionInfo) has to set something.
+    dummy = {"CNI_NETNS": "dummy", "CNI_IFNAME": "dummy", "CNI_CONTAINERID": ""}
+    assert call(stub, "VERSION", {"cniVersion": "1.0.0"}, **dummy)[0] == 0
     assert stub.asked == []
 
 
