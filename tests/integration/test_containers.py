@@ -40,25 +40,25 @@ with socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=64) as server
         threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
 """
 
-# Says who answered, then waits for the end of the connection. Where nobody answers, it asks again.
+# Says who answered, then how the connection ended. Where nobody answers, it asks again.
 CLIENT = """
 import socket, sys, time
-end = time.monotonic() + 20
+end = time.monotonic() + 30
 while True:
     try:
-        sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)
+        sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)
+        print(f"met {sock.makefile().readline().strip()}", flush=True)
         break
     except OSError:
         if time.monotonic() > end:
             raise
         time.sleep(0.02)
-print(f"met {sock.makefile().readline().strip()}", flush=True)
 sock.settimeout(60)
 try:
     print("end!" if sock.recv(1) == b"" else "data!", flush=True)
 except TimeoutError:
     print("hangs!", flush=True)
-except ConnectionResetError:
+except ConnectionError:
     print("reset!", flush=True)
 """
 
@@ -152,14 +152,14 @@ def test_a_container_that_moves_keeps_its_vip(cni: Lab, start: Any) -> None:
     began = time.monotonic()
     after = {place: client(cni, place) for place in ("c1", "c2")}
     for process in after.values():
-        read_until(process, "met new")
+        read_until(process, "met new", 40)
     took = time.monotonic() - began
     for process in before.values():
         assert end_of(process) == "reset"
     wait_for(lambda: not attached(cni, "node1"), 10, "node1 has given it up")
     assert all(process.poll() is None for process in after.values()), "what is new lives"
     # (bound of the product: 2 s; here the machine may be busy)
-    assert took < 10, f"found after {took:.1f} s"
+    assert took < 20, f"found after {took:.1f} s"
 
 
 def test_what_was_missed_is_found(cni: Lab, start: Any) -> None:

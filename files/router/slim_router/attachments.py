@@ -28,6 +28,7 @@ from .whole import is_whole
 FORMAT = 1
 ADDRESSES_MAX = 64
 RECORDS_MAX = 10_000
+TICK_NS = 100_000_000
 AHEAD_US = 3600 * 1_000_000
 """A time of birth may be so far ahead of our clock; what is further is a clock gone wrong, or a
 host that wants to have a vip for ever."""
@@ -138,7 +139,8 @@ class Attachments:
             names = sorted(path for path in self.directory.iterdir() if path.suffix == ".json")
         except FileNotFoundError:
             changed, names = 0, []
-        self._changed = changed
+        # A change within a tick of the kernel's clock leaves the time as it is.
+        self._changed = changed if time.time_ns() - changed > TICK_NS else -1
         self.unreadable = {}
         for path in names[:RECORDS_MAX]:
             try:
@@ -158,6 +160,10 @@ class Attachments:
         ]
         gone = [record for name, record in self.records.items() if name not in found]
         return new, gone
+
+    def has_file(self, name: Name) -> bool:
+        """Is there a file of this attachment?"""
+        return (self.directory / file_name(name)).exists()
 
     def keep(self, record: Attachment) -> None:
         """Have *record*, on disk before this returns. Raises OSError."""

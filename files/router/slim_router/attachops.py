@@ -114,6 +114,11 @@ class AttachOps:
                 held.drop(record.id)
                 log.info("attached-gone", container=record.container, cause=cause)
                 return False
+            known = held.records.get(record.id)
+            if known is not None and known.cookie == cookie:
+                # Left by one that had no answer in time: it is served already.
+                held.keep(known)
+                return False
             fit = held.admit(record, config, fleet, self._names(record.id))
             born = record.born or max(now_us(), self.directory.claimed(fit.key) + 1)
             held.keep(replace(fit, cookie=cookie, born=born))
@@ -153,8 +158,9 @@ class AttachOps:
                         "attached-gone", container=record.container, vip=record.vip,
                         cause="nobody detached it: its namespace or its file is gone",
                     )  # fmt: skip
-            for record in held.scan()[0]:
-                changed |= self._adopt(record, config, fleet)
+            for record in new:
+                if held.has_file(record.id):
+                    changed |= self._adopt(record, config, fleet)
             if changed:
                 await self.registry.apply(config, fleet)
 
@@ -207,7 +213,10 @@ class AttachOps:
             if record.id != asked.id and held.is_gone(record):
                 held.drop(record.id)
             elif record.cookie == cookie and (record.id == asked.id or once):
-                if once or (record.tenant == asked.tenant and record.vip in asked.addresses):
+                same = record.tenant == asked.tenant and (
+                    not asked.addresses or record.vip in asked.addresses
+                )
+                if once or same:
                     return record, False
             elif record.cookie == cookie:
                 raise AttachError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -154,7 +155,9 @@ def test_the_address_is_found_in_the_namespace(pooled):
                 )
             request = wanted(netns)
             del request["addresses"]
-            assert (await ask(pooled, "node1", "attach", **request))["vip"] == VIP
+            for new in (True, False):
+                got = await ask(pooled, "node1", "attach", **request)
+                assert (got["vip"], got["changed"]) == (VIP, new)
 
     run(body())
 
@@ -190,6 +193,13 @@ def test_what_is_attached_outlives_the_router_and_what_went_meanwhile_does_not(p
             }
             kept = one.attach_ops.attachments.records["slim", "c0ffee", "eth0"]
             assert kept.born == got["born"]
+            # Left once more by a plugin that had no answer in time: nothing is served anew.
+            ep = one.registry.endpoints["default", "10.44.7.7"]
+            place = pooled.paths("node1").attached / name
+            place.write_text(json.dumps({"version": 1, **late}))
+            os.utime(place.parent)
+            await until(lambda: json.loads(place.read_text()).get("vip"), "it is completed again")
+            assert one.registry.endpoints["default", "10.44.7.7"] is ep
             # Taken away, and left, beside a router that runs: it looks.
             (pooled.paths("node1").attached / name).unlink()
             await until(lambda: ("default", "10.44.7.7") not in one.registry.endpoints, "seen")
