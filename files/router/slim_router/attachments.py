@@ -231,7 +231,13 @@ class Attachments:
 
     @staticmethod
     def _vip(record: Attachment, settings: RouterConfig, fleet: FleetMap) -> str:
-        addresses = record.addresses or tuple(addresses_at(record.netns))
+        try:
+            addresses = record.addresses or tuple(addresses_at(record.netns))
+        except OSError as error:
+            cause = error.strerror or str(error)
+            raise AttachError(
+                f"netns {record.netns}: {cause}; start the container again"
+            ) from error
         for address in addresses:
             if settings.host in fleet.pools.hosts_of((record.tenant, address)):
                 return address

@@ -40,6 +40,8 @@ SERVED_S = 3.0
 """How long attach waits for the worker; the container starts then all the same."""
 
 Rows = list[tuple[Endpoint, dict[str, Any]]]
+Moves = dict[Key, tuple[str, int]]
+"""Where vips of pools are now, and since when (born)."""
 Membership = Callable[[], AbstractAsyncContextManager[tuple[RouterConfig, FleetMap]]]
 
 
@@ -63,6 +65,8 @@ class AttachOps:
         self.dumps = dumps
         self.membership = membership
         self.spawn = spawn
+        self._moved: Moves = {}
+        self._moving = False
 
     def register(self, admin: Admin) -> None:
         """Make them known."""
@@ -195,7 +199,9 @@ class AttachOps:
             raise AdminError(f"attach: {error}") from error
         except OSError as error:
             cause = error.strerror or str(error)
-            raise AdminError(f"attach: {asked.netns}: {cause}; give a network namespace") from error
+            raise AdminError(
+                f"attach: {self.attachments.directory}: {cause}; make room there, and try again"
+            ) from error
         return {**record.report(), "changed": changed, **await self._served(record, began)}
 
     def _attach(
@@ -203,7 +209,13 @@ class AttachOps:
     ) -> tuple[Attachment, bool]:
         """(what is attached, whether that is new). Raises AttachError, OSError."""
         held = self.attachments
-        cookie = cookie_at(asked.netns)
+        try:
+            cookie = cookie_at(asked.netns)
+        except OSError as error:
+            cause = error.strerror or str(error)
+            raise AttachError(
+                f"netns {asked.netns}: {cause}; give the path of a network namespace"
+            ) from error
         if cookie == self.registry.own_cookie:
             raise AttachError(
                 f"netns {asked.netns} is the host's own; containers of the host's network need"
@@ -303,35 +315,52 @@ class AttachOps:
 
     def on_moved(self, key: Key, host: str, born: int) -> None:
         """The vip of a pool is on *host* now, and was not before."""
-        self.spawn(self._moved(key, host, born), f"moved-{key[1]}")
+        self._moved[key] = (host, born)
+        if not self._moving:
+            self._moving = True
+            self.spawn(self._follow(), "moved")
 
-    async def _moved(self, key: Key, host: str, born: int) -> None:
-        if host != self.directory.config.host:
-            for record in list(self.attachments.records.values()):
-                if record.key == key and record.born <= born:
-                    log.warning(
-                        "attached-elsewhere", container=record.container, vip=record.vip,
-                        cause=f"host {host} attached the same vip later",
-                        next="end the container here, or give one of them another address",
-                    )  # fmt: skip
-                    await self._detach(record.id)
-        spec = self.directory.fleet.hosts.get(host)
-        address = spec.address if spec is not None else ""
-        age_s = max(0.0, (now_us() - born) / 1e6)
+    async def _follow(self) -> None:
+        """What moved, all of it at once: a host that moves many costs no more than one."""
+        try:
+            while self._moved:
+                batch, self._moved = self._moved, {}
+                await self._give_up(batch)
+                await self._end_old(batch)
+        except AdminError as error:
+            log.error("moved", cause=error)
+        finally:
+            self._moving = False
+
+    async def _give_up(self, batch: Moves) -> None:
+        """What is attached here, and later elsewhere."""
+        for record in list(self.attachments.records.values()):
+            host, born = batch.get(record.key, (self.directory.config.host, 0))
+            if host != self.directory.config.host and record.born <= born:
+                log.warning(
+                    "attached-elsewhere", container=record.container, vip=record.vip,
+                    cause=f"host {host} attached the same vip later",
+                    next="end the container here, or give one of them another address",
+                )  # fmt: skip
+                await self._detach(record.id)
+
+    async def _end_old(self, batch: Moves) -> None:
+        """Connections of our endpoints with where the vips were: nobody else may be left to."""
         rows: Rows = []
-        near = [ep for ep in self.registry.endpoints.values() if ep.spec.tenant == key[0]]
-        for dump in await self.dumps.collect(near):
+        for dump in await self.dumps.collect(self.registry.endpoints.values()):
             for row in dump.connections:
                 peer = row.get("dst" if row.get("direction") == "out" else "src")
-                if peer == key[1] and _before(row, address, age_s):
+                host, born = batch.get((dump.endpoint.spec.tenant, str(peer)), ("", 0))
+                spec = self.directory.fleet.hosts.get(host)
+                if spec is not None and _before(row, spec.address, born):
                     rows.append((dump.endpoint, row))
         if rows:
             ended = await self.policy_ops.end(rows)
-            log.info("moved-ended", vip=key[1], now=host, connections=len(ended))
+            log.info("moved-ended", vips=len(batch), connections=len(ended))
 
 
-def _before(row: dict[str, Any], address: str, age_s: float) -> bool:
+def _before(row: dict[str, Any], address: str, born: int) -> bool:
     """Was this connection made with the vip's host before the one at *address*?"""
     if row.get("path") == "slim" and row.get("hdst"):
         return bool(row["hdst"] != address)
-    return float(row.get("age_s") or 0) > age_s
+    return float(row.get("age_s") or 0) > max(0.0, (now_us() - born) / 1e6)
