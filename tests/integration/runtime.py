@@ -13,9 +13,7 @@ from lab import names
 from lab.client import Lab
 from tests.integration.plays import play
 
-# (podman 4.3 knows no other directories of CDI than /etc/cdi and /var/run/cdi)
-BIN, CONF, CDI = "/run/cni/bin", "/run/cni/net.d", "/run/cdi"
-STATE = "/run/cni/ipam"
+BIN, CONF, STATE = f"{names.CNI}/bin", f"{names.CNI}/net.d", f"{names.CNI}/ipam"
 NETWORK = "labnet"
 POD_NETWORK = {
     "cniVersion": "1.0.0",
@@ -117,7 +115,6 @@ def deploy(lab: Lab, directory: Path, uninstall: bool, *words: str) -> dict[str,
     book = directory / "cni.yml"
     book.write_text(BOOK.format(more="        tasks_from: uninstall.yml" if uninstall else ""))
     variables = {
-        "slim_cni_bin_dir": BIN, "slim_cni_conf_dir": CONF, "slim_cni_cdi_dir": CDI,
         "slim_cni_networks": [{"file": "10-podnet.conflist", "content": POD_NETWORK}],
     }  # fmt: skip
     status, said = play(lab, book, "-e", json.dumps(variables), *words)
@@ -127,7 +124,7 @@ def deploy(lab: Lab, directory: Path, uninstall: bool, *words: str) -> dict[str,
 
 def traces(lab: Lab) -> list[str]:
     """What of the role is on the nodes."""
-    places = "/opt/slim/cni /opt/slim/bin /opt/slim/preload /run/cni /run/cdi"
+    places = f"/opt/slim/cni /opt/slim/bin /opt/slim/preload {BIN} {CONF} {names.CDI}"
     return [
         line
         for node in lab.nodes

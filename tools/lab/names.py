@@ -37,6 +37,11 @@ PRIVATE_DIRECTORIES = ("/etc/slim", "/var/lib/slim", "/opt/slim")
 #: Directories whose content differs between the machine and a node.
 NODE_ONLY = ("/run", "/sys", *PRIVATE_DIRECTORIES)
 
+#: Where container runtimes look for plugins and networks of CNI, and for devices of CDI; podman
+#: 4.3 knows this directory of devices and the machine's own.
+CNI = "/run/cni"
+CDI = "/run/cdi"
+
 #: Where the shim is, inside a node.
 SHIM_DIRECTORY = "/opt/slim/shim/current"
 SHIM_LIBRARIES = {"glibc": "libslim.so", "musl": "libslim-musl.so"}
