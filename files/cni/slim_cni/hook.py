@@ -46,8 +46,9 @@ class Container:
         self.root = root
 
 
-def of_state(text: bytes) -> Container:
-    """The container of an OCI state. Raises HookError."""
+def of_state(text: bytes, ended: bool = False) -> Container:
+    """The container of an OCI state; of one that has *ended* only the name, since its bundle may
+    be gone. Raises HookError."""
     try:
         state = json.loads(text)
         name, pid, bundle = str(state["id"]), int(state.get("pid") or 0), str(state["bundle"])
@@ -55,6 +56,8 @@ def of_state(text: bytes) -> Container:
         raise HookError(
             f"standard input: not the state of a container ({error!r}); an OCI runtime calls this"
         ) from None
+    if ended:
+        return Container(name, "", "")
     spec = _spec(bundle)
     try:
         namespaces = {entry["type"]: entry.get("path") for entry in spec["linux"]["namespaces"]}
@@ -157,7 +160,7 @@ def main() -> int:
             tenant = given.get("--tenant", "default")
             container = Container(name, given.get("--netns", ""), tenant)
         else:
-            container = of_state(sys.stdin.buffer.read(STATE_MAX))
+            container = of_state(sys.stdin.buffer.read(STATE_MAX), words[0] == "detach")
             name = container.name
         if words[0] == "attach":
             attach(container, router)
