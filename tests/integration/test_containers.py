@@ -162,6 +162,26 @@ def test_a_container_that_moves_keeps_its_vip(cni: Lab, start: Any) -> None:
     assert took < 20, f"found after {took:.1f} s"
 
 
+def test_a_container_that_leaves_a_dead_host_is_followed(cni: Lab, start: Any) -> None:
+    """Nobody on the old host ends anything: its router is dead, its sockets live."""
+    old = start("node1", "web")
+    old.cni("ADD")
+    serve(old, "old")
+    before = client(cni, "c2")
+    read_until(before, "met old")
+    wait_for(lambda: paths(cni, "node2", "c2") == ["slim"], 15, "the host path")
+    with gone(cni, "node1"):
+        cni.run("node1", ["ip", "link", "set", f"p-{old.name}", "down"])
+        new = start("node2", "web2")
+        serve(new, "new")
+        new.cni("ADD")
+        assert end_of(before) == "reset"
+        after = client(cni, "c2")
+        read_until(after, "met new", 40)
+    wait_for(lambda: not attached(cni, "node1"), 30, "node1 has given it up")
+    assert after.poll() is None
+
+
 def test_what_was_missed_is_found(cni: Lab, start: Any) -> None:
     web, other = start("node1", "web"), start("node1", "other", "10.44.128.8")
     web.cni("ADD")
