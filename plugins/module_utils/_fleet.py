@@ -24,6 +24,8 @@ VNI_MAX = (1 << 24) - 1
 FIREWALLS = ("managed", "checked", "ignored")
 SERVICE_MANAGERS = ("systemd", "keeper")
 SECURE_MODES = ("none", "bpf", "kmod")
+# Hosts of one pool: pools.py of the router says why.
+POOL_HOSTS_MAX = 64
 
 # sun_path has 108 bytes with its closing zero: unix(7).
 SOCKET_PATH_MAX = 107
@@ -76,12 +78,14 @@ def build(hostvars, names):
 
     :param hostvars: mapping of host name to its variables.
     :param names: the hosts to look at, normally those of the group slim_hosts.
-    :returns: dict with C(hosts) (name to address, trunk_port, data_ports) and
-        C(endpoints) (list, each with host). What the inventory has wrong stays
-        in as it is, for L(problems) to name.
+    :returns: dict with C(hosts) (name to address, trunk_port, data_ports),
+        C(endpoints) (list, each with host) and C(pools) (list, each with the hosts
+        whose variables have it). What the inventory has wrong stays in as it is, for
+        L(problems) to name.
     """
     hosts = {}
     endpoints = []
+    pools = {}
     for name in names:
         values = hostvars[name]
         explicit = "slim_host_address" in values
@@ -112,7 +116,28 @@ def build(hostvars, names):
             else:
                 plain = {"host": str(name), "wrong": str(plain)}
             endpoints.append(plain)
-    return {"hosts": hosts, "endpoints": endpoints}
+        for entry in _listed(values.get("slim_pools", [])):
+            plain = _plain(entry)
+            if isinstance(plain, dict) and set(plain) <= {"prefix", "tenant"}:
+                key = (str(plain.get("tenant", DEFAULT_TENANT)), str(plain.get("prefix", "")))
+            else:
+                key = (None, str(plain))
+            pools.setdefault(key, set()).add(str(name))
+    return {
+        "hosts": hosts,
+        "endpoints": endpoints,
+        "pools": [
+            {"tenant": tenant, "prefix": prefix, "hosts": sorted(members)}
+            for (tenant, prefix), members in sorted(
+                pools.items(), key=lambda item: (str(item[0][0]), item[0][1])
+            )
+        ],
+    }
+
+
+def _listed(value):
+    """A list, or the one thing that was given in place of one."""
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _check_settings(settings):
@@ -464,6 +489,53 @@ def _check_netns(thing, where, endpoint, spaces):
     spaces.setdefault(key, where)
 
 
+def _check_pools(fleet, settings):
+    tenants = _tenants(settings) if settings["fallback_provider"] == "vxlan" else {}
+    overlay = _networks(settings["overlay_networks"] or [])
+    parsed = []
+    for pool in fleet["pools"]:
+        thing = f"pool {pool['prefix']} (slim_pools of {pool['hosts'][0]})"
+        if pool["tenant"] is None:
+            yield problem(thing, "it is not a pool", "give a list of {prefix, tenant}")
+            continue
+        try:
+            network = ipaddress.IPv4Network(pool["prefix"])
+        except ValueError as error:
+            yield problem(
+                thing,
+                f"its prefix is not an IPv4 network ({error})",
+                "write it as NETWORK/LENGTH with no host bits set",
+            )
+            continue
+        own = tenants.get(pool["tenant"])
+        if settings.get("tenants") and own is None and pool["tenant"] != DEFAULT_TENANT:
+            yield problem(
+                thing,
+                f"tenant {pool['tenant']} is not in slim_tenants",
+                "add it there with a VNI of its own, or correct the name",
+            )
+        cidr = own.get("cidr") if own is not None else None
+        inside = overlay if cidr is None else _networks([cidr])
+        if inside and not any(network.subnet_of(other) for other in inside):
+            yield problem(
+                thing,
+                f"it lies outside the overlay {', '.join(str(net) for net in inside)}",
+                "choose a prefix inside it, or extend slim_overlay_networks",
+            )
+        for tenant, other in parsed:
+            if tenant == pool["tenant"] and network.overlaps(other):
+                yield problem(
+                    thing, f"it overlaps the pool {other} of other hosts", "cut one of the two"
+                )
+        parsed.append((pool["tenant"], network))
+        if len(pool["hosts"]) > POOL_HOSTS_MAX:
+            yield problem(
+                thing,
+                f"{len(pool['hosts'])} hosts have it, {POOL_HOSTS_MAX} are possible",
+                "divide it among groups of hosts, or give each host a prefix of its own",
+            )
+
+
 def problems(fleet, settings, complete=True):
     """Everything that is wrong with the inventory.
 
@@ -484,6 +556,7 @@ def problems(fleet, settings, complete=True):
     found += _check_hosts(fleet, settings, complete)
     found += _check_tenants(fleet, settings)
     found += _check_endpoints(fleet, settings)
+    found += _check_pools(fleet, settings)
     return found
 
 
@@ -494,13 +567,17 @@ def segments(fleet, tenants, host):
     :param tenants: slim_tenants, without problems.
     :param host: name of the host.
     :returns: list of dicts with name, vni, overlay (networks, empty for those of the
-        fleet) and peers (addresses of the other hosts that have endpoints of the tenant).
+        fleet) and peers (addresses of the other hosts that have, or may have, endpoints of
+        the tenant).
     """
     found = []
     for name, entry in sorted(_tenants({"tenants": tenants}).items()):
         where = {
             endpoint["host"] for endpoint in fleet["endpoints"] if endpoint.get("tenant") == name
         }
+        for pool in fleet["pools"]:
+            if pool["tenant"] == name:
+                where.update(pool["hosts"])
         if host in where:
             found.append(
                 {
@@ -516,6 +593,8 @@ def segments(fleet, tenants, host):
 def digest(content):
     """Tells one map's content from another's; the revision is no part of it."""
     kept = {key: content.get(key) for key in ("version", "hosts", "endpoints")}
+    if content.get("pools"):
+        kept["pools"] = content["pools"]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -542,6 +621,8 @@ def fleet_map(fleet, installed=None, seen=()):
             )
         ],
     }
+    if fleet["pools"]:
+        content["pools"] = fleet["pools"]
     known = [int((entry or {}).get("revision", 0)) for entry in (installed, *seen)]
     if installed and installed.get("digest") == digest(content):
         content["revision"] = known[0]

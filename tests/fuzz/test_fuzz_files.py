@@ -33,6 +33,10 @@ MAP: dict[str, Any] = {
         {"name": "c2", "tenant": "default", "vip": "10.44.0.2", "host": "node2",
          "netns": "/run/netns/c2"},
     ],
+    "pools": [
+        {"tenant": "default", "prefix": "10.44.128.0/20", "hosts": ["node1", "node2"]},
+        {"tenant": "blue", "prefix": "10.44.128.0/24", "hosts": ["node2"]},
+    ],
 }  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def _frame(rng: random.Random) -> frames.Frame:
     return rng.choice(
         (
             frames.Announce(tenant, a, port, rng.random() < 0.5, rng.getrandbits(32)),
+            frames.Announce(tenant, a, port, rng.random() < 0.5, 7, 1 + rng.getrandbits(63)),
             frames.Withdraw(tenant, a, b, port),
             frames.Query(rng.getrandbits(64), tenant, a, port, b, port),
             frames.Answer(rng.getrandbits(64), rng.random() < 0.5),

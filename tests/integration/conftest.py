@@ -29,6 +29,7 @@ import pytest
 from lab import names
 from lab.client import SLIMLAB, Lab
 from lab.errors import LabError
+from tests.integration.runtime import deploy, traces
 
 HOSTS = 2
 ENDPOINTS_PER_HOST = 2
@@ -99,3 +100,15 @@ def python() -> str:
 def checkout() -> str:
     """The checkout's root, the same path inside nodes and endpoints."""
     return str(names.CHECKOUT)
+
+
+@pytest.fixture(scope="session")
+def cni(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The lab with the role slim_cni; it is taken away at the end, and leaves nothing."""
+    if not session_lab.deployed:
+        pytest.skip("this lab was made with --no-deploy")
+    directory = tmp_path_factory.mktemp("cni")
+    deploy(session_lab, directory, False)
+    yield session_lab
+    deploy(session_lab, directory, True)
+    assert traces(session_lab) == []

@@ -314,7 +314,8 @@ ITEMS = {
     "key_id": 0x71727374, "key": KEY, "name": b"node1", "tenant": b"blue", "tenant_length": 4,
     "vip": bytes(range(16)), "source": bytes(range(16)), "destination": bytes(range(16, 32)),
     "data_port": 0x8182, "up": 1, "port": 0x8384, "generation": 0x9192, "id": NONCE,
-    "sport": 0x8586, "dport": 0x8788, "probe": 1, "opaque": b"12345678", "reason": b"because",
+    "born": 0xA1A2A3A4A5A6A7A8, "sport": 0x8586, "dport": 0x8788, "probe": 1,
+    "opaque": b"12345678", "reason": b"because",
 }  # fmt: skip
 TENANT = len(b"blue")
 VIP, OTHER = bytes(range(16)), bytes(range(16, 32))
@@ -328,6 +329,7 @@ SAMPLES: dict[str, frames.Frame] = {
     "PONG": frames.Pong(b"12345678"),
     "BYE": frames.Bye("because"),
     "IDLE": frames.Idle(),
+    "ATTACHED": frames.Announce("blue", VIP, 0x8182, True, 0x9192, 0xA1A2A3A4A5A6A7A8),
 }
 
 

@@ -21,6 +21,7 @@ TYPED_SOURCES = (
     "files/fallback/slim_fallback",
     "files/bpf/slim_bpf",
     "files/qos/slim_qos",
+    "files/cni/slim_cni",
     "tools/lab",
     "tools/guest",
     "tools/gate",

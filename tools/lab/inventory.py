@@ -65,6 +65,7 @@ def describe(state: State, plan: Plan) -> dict[str, Any]:
                     {"name": names.tenant_name(number), "vni": names.tenant_vni(number)}
                     for number in range(2, plan.tenants + 1)
                 ],
+                "slim_pools": [{"prefix": names.POOL}],
                 "slim_fallback_provider": "vxlan",
                 # The lab's only wires are inside this machine.
                 "slim_allow_plaintext": True,
@@ -85,6 +86,10 @@ def _variables(state: State) -> dict[str, Any]:
         "ansible_python_interpreter": venv_python(),
         "ansible_become": False,
         "ansible_remote_tmp": str(state.scratch / "ansible-tmp"),
+        # (the usual directories are the machine's)
+        "slim_cni_bin_dir": f"{names.CNI}/bin",
+        "slim_cni_conf_dir": f"{names.CNI}/net.d",
+        "slim_cni_cdi_dir": names.CDI,
         "slim_service_manager": "keeper",
         "slim_router_keeper_command": f"{venv_python()} {KEEPER}",
         "slim_router_manage_packages": False,

@@ -18,6 +18,8 @@ UNDERLAY_LENGTH = 24
 OVERLAY_PREFIX = "10.44.0"
 OVERLAY_NETWORK = "10.44.0.0/16"
 OVERLAY_LENGTH = 16
+#: Vips of containers that are attached while the lab runs; no endpoint of the plan has one.
+POOL = "10.44.128.0/24"
 
 #: VXLAN of the fallback that `--no-deploy` builds; the same as docs/architecture.md.
 VXLAN_PORT = 8472
@@ -34,6 +36,11 @@ PRIVATE_DIRECTORIES = ("/etc/slim", "/var/lib/slim", "/opt/slim")
 
 #: Directories whose content differs between the machine and a node.
 NODE_ONLY = ("/run", "/sys", *PRIVATE_DIRECTORIES)
+
+#: Where container runtimes look for plugins and networks of CNI, and for devices of CDI; podman
+#: 4.3 knows this directory of devices and the machine's own.
+CNI = "/run/cni"
+CDI = "/run/cdi"
 
 #: Where the shim is, inside a node.
 SHIM_DIRECTORY = "/opt/slim/shim/current"

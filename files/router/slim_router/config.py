@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import pools
+from .pools import Pools
 from .reader import ConfigError, Reader, kind
 from .whole import is_whole
 
@@ -109,6 +111,8 @@ class EndpointSpec:
     vip: str  # normalised text
     host: str
     netns: str | None  # path; only meaningful on the endpoint's own host
+    born: int = 0  # when it was attached, microseconds since 1970; 0: the map has it
+    cookie: int = 0  # the only namespace that may be at netns; 0: any
 
     @property
     def key(self) -> Key:
@@ -129,6 +133,7 @@ class FleetMap:
     revision: int
     hosts: dict[str, HostSpec]
     endpoints: dict[Key, EndpointSpec]
+    pools: Pools = field(default_factory=Pools)
 
     def of_host(self, host: str) -> list[EndpointSpec]:
         """The endpoints that live on *host*."""
@@ -336,7 +341,7 @@ def parse_map(value: object, where: str = "map.json", *, flat: bool = False) -> 
     *flat* says that the fallback cannot separate tenants, so that a vip may
     appear only once in the whole map. Raises ConfigError.
     """
-    reader = Reader(value, where, ("version", "revision", "hosts", "endpoints"))
+    reader = Reader(value, where, ("version", "revision", "hosts", "endpoints", "pools"))
     reader.version()
     revision = reader.number("revision", 0, 2**63 - 1)
     hosts = _hosts(reader)
@@ -383,7 +388,8 @@ def parse_map(value: object, where: str = "map.json", *, flat: bool = False) -> 
         endpoints[spec.key] = holders[spec.vip] = names[spec.host, spec.name] = spec
         if spec.netns is not None:
             spaces[spec.host, spec.netns] = spec
-    return FleetMap(revision, hosts, endpoints)
+    found = pools.parse(reader.value.get("pools", []), where, hosts)
+    return FleetMap(revision, hosts, endpoints, found)
 
 
 def _hosts(reader: Reader) -> dict[str, HostSpec]:
@@ -459,6 +465,15 @@ def check_together(config: RouterConfig, fleet: FleetMap) -> None:
             raise ConfigError(
                 f"map.json: endpoint {spec.label}: vip {spec.vip} lies outside the overlay"
                 f" ({', '.join(map(str, config.overlay))}); choose a vip inside, or extend overlay"
+            )
+    for pool in fleet.pools.specs:
+        if not any(
+            pool.prefix[0] in network and pool.prefix.prefixlen >= network.prefixlen
+            for network in config.overlay
+        ):
+            raise ConfigError(
+                f"map.json: pool {pool.prefix}: it lies outside the overlay"
+                f" ({', '.join(map(str, config.overlay))}); choose one inside, or extend overlay"
             )
     ours = fleet.of_host(config.host)
     first, last = config.data_ports

@@ -5,6 +5,7 @@ Every answer is computed from the map, the trunks that are open and what the
 peers announced on them; nothing here waits for anything, except a QUERY for its
 answer, and that for QUERY_S at most. Peers and workers may be wrong or hostile:
 a host speaks only for vips that the map puts on it, a worker only for its own.
+A vip of a pool is on the host of the pool that attached it last, as the hosts say.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import asyncio
 import collections
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from . import log
+from .attachments import AHEAD_US, now_us
 from .config import FleetMap, Key, RouterConfig
 from .endpoints import Endpoint, Registry
 from .frames import Announce, Answer, Frame, Query, Withdraw
 from .link import Message
 from .reader import normal
-from .trunk import Trunk, Trunks
+from .trunk import Claim, Trunk, Trunks
 from .whole import is_whole
 from .wire import (
     R_NO_ROUTER,
@@ -40,6 +42,7 @@ QUERY_S = 0.05
 QUERIES_MAX = 4096  # unanswered queries of one worker or trunk
 ASKS_MAX = 16384  # locations that one worker is kept informed of
 WITHDRAW_VIPS_MAX = 16384
+HOLDERS_MAX = 65536  # vips of pools whose last host is remembered
 WANTED_S = 600.0  # a host that nobody asked for in this time needs no trunk
 
 Party = Endpoint | Trunk
@@ -64,6 +67,9 @@ class Directory:
         self.counters = counters
         self.registry: Registry
         self.trunks: Trunks
+        self.on_moved: Callable[[Key, str, int], None] = lambda *_unused: None
+        """(key, host, born): a vip of a pool is on another host than it was."""
+        self._holders: dict[Key, str] = {}  # of vips of pools, the one settled longest ago first
         self._wanted: dict[str, float] = {}  # when a host was last asked for, monotonic seconds
         self._questions: dict[int, Question] = {}
         self._order: collections.deque[int] = collections.deque()
@@ -74,9 +80,57 @@ class Directory:
     # --- map --------------------------------------------------------------------
 
     def host_of(self, key: Key) -> str | None:
-        """The host that the map puts *key* on."""
+        """The host that the map puts *key* on; of a pool's, the one that attached it last."""
         spec = self.fleet.endpoints.get(key)
-        return spec.host if spec is not None else None
+        return spec.host if spec is not None else self._holders.get(key)
+
+    def _speaks(self, host: str, key: Key) -> bool:
+        """May *host* speak for *key*?"""
+        holder = self.host_of(key)
+        # Its first hello may overtake its announcement.
+        return host == holder or (holder is None and host in self.fleet.pools.hosts_of(key))
+
+    def claimed(self, key: Key) -> int:
+        """When *key* of a pool was attached elsewhere, as far as we have heard; 0: nowhere."""
+        claims = [claim for _host, claim in self._claims(key)]
+        return max((claim.born for claim in claims), default=0)
+
+    def _claims(self, key: Key) -> list[tuple[str, Claim]]:
+        """(host, claim) of the other hosts that say that they have *key* of a pool."""
+        hosts, limit = self.fleet.pools.hosts_of(key), now_us() + AHEAD_US
+        found = []
+        for host in hosts:
+            trunk = self.trunks.get(host)
+            claim = trunk.claims.get(key) if trunk is not None else None
+            if claim is not None and 0 < claim.born <= limit:
+                found.append((host, claim))
+        return found
+
+    def settle(self, key: Key) -> None:
+        """Find who has *key* of a pool now, and tell whoever wants to know."""
+        if key in self.fleet.endpoints:
+            return
+        claims = [(claim.born, host) for host, claim in self._claims(key)]
+        own = self.registry.endpoints.get(key)
+        ours = own is not None and own.spec.born and not own.removed
+        if own is not None and ours:
+            claims.append((own.spec.born, self.config.host))
+        before = self._holders.pop(key, None)
+        # One that has gone is remembered: whoever comes next has moved from there.
+        born, host = max(claims, default=(0, before))
+        if host is not None:
+            while len(self._holders) >= HOLDERS_MAX:
+                del self._holders[next(iter(self._holders))]
+            self._holders[key] = host
+        if claims and host is not None:
+            if before not in (None, host):
+                self.counters["moved"] += 1
+                log.info("moved", vip=key[1], tenant=key[0], before=before, now=host)
+                # Who was there may say hello as *key* no more.
+                self.broadcast({"op": "unpair", "key_ids": self.trunks.keys_of({str(before)})})
+            if before not in (None, host) or (ours and host != self.config.host):
+                self.on_moved(key, host, born)
+        self._tell_askers([key])
 
     def apply(self, config: RouterConfig, fleet: FleetMap) -> None:
         """A new map: what it moved or removed is void, and said to be so at once."""
@@ -87,6 +141,16 @@ class Directory:
             for key in old.endpoints.keys() | fleet.endpoints.keys()
             if _place(old, key) != _place(fleet, key)
         }
+        for key, host in list(self._holders.items()):
+            if key in fleet.endpoints or host not in fleet.pools.hosts_of(key):
+                del self._holders[key]
+                changed.add(key)
+        if fleet.pools.specs != old.pools.specs:
+            # What peers said before the map allowed it.
+            for trunk in self.trunks.all():
+                for key, claim in trunk.claims.items():
+                    if claim.born and key not in self._holders:
+                        self.settle(key)
         if not changed:
             return
         self._revoke_sources(old, changed)
@@ -136,10 +200,14 @@ class Directory:
             del ep.asked[oldest]
             self._void(ep, [oldest])
         ep.asked[vip] = None
-        host = self.host_of((ep.spec.tenant, vip))
-        if host is not None and host != self.config.host:
-            self._wanted[host] = time.monotonic()
-            self.trunks.demand(host)
+        key = (ep.spec.tenant, vip)
+        holder = self.host_of(key)
+        # Where a vip of a pool is, only those can say that may have it.
+        hosts = self.fleet.pools.hosts_of(key) if holder is None else (holder,)
+        for host in hosts:
+            if host != self.config.host:
+                self._wanted[host] = time.monotonic()
+                self.trunks.demand(host)
         self._push(ep, vip)
 
     def _using(self, ep: Endpoint, message: Message) -> None:
@@ -182,7 +250,7 @@ class Directory:
             claim = trunk.claims.get(key)
             if claim is None:
                 return _nowhere(R_NO_ROUTER)
-            (port, generation), address = claim, self.fleet.hosts[host].address
+            port, generation, address = claim.port, claim.generation, self.fleet.hosts[host].address
             # Hellos to the peer are made under the key that the peer gave us.
             key_id, secret = trunk.peer_key_id, trunk.peer_key
         src, dst = pack_addr(ep.spec.vip), pack_addr(vip)
@@ -203,7 +271,7 @@ class Directory:
             ep.tell({**reply, "ok": False, "key": None, "reason": R_NO_TRUNK})
             return
         host, secret = held
-        if self.host_of(key) != host or key == ep.key:
+        if not self._speaks(host, key) or key == ep.key:
             self.counters["pair_refused"] += 1
             log.warning(
                 "pair-refused", endpoint=ep.spec.label, vip=vip, tenant=ep.spec.tenant, peer=host,
@@ -332,7 +400,10 @@ class Directory:
         frame = _announcement(ep)
         for trunk in self.trunks.all():
             trunk.send(frame)
-        self._tell_askers([ep.key])
+        if ep.spec.born:
+            self.settle(ep.key)
+        else:
+            self._tell_askers([ep.key])
         if ep.up:
             # A successor knows what its predecessor had asked for.
             for vip in list(ep.asked):
@@ -374,8 +445,11 @@ class Directory:
     def on_frame(self, trunk: Trunk, frame: Announce | Withdraw | Query | Answer) -> None:
         """One frame of a peer."""
         match frame:
-            case Announce(tenant, vip, _, up, _):
+            case Announce(tenant, vip, _, up, _, born):
                 key = (tenant, unpack_addr(vip))
+                if born and trunk.host in self.fleet.pools.hosts_of(key):
+                    self.settle(key)
+                    return
                 if self.host_of(key) != trunk.host:
                     # Kept, but of no effect until a map of ours says so: on a map
                     # push the peer may be ahead of us.
@@ -411,7 +485,8 @@ class Directory:
 
 
 def _announcement(ep: Endpoint) -> Announce:
-    return Announce(ep.spec.tenant, pack_addr(ep.spec.vip), ep.port, ep.up, ep.generation)
+    spec = ep.spec
+    return Announce(spec.tenant, pack_addr(spec.vip), ep.port, ep.up, ep.generation, spec.born)
 
 
 def _nowhere(reason: int) -> Message:

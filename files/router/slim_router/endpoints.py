@@ -119,6 +119,7 @@ class Endpoint:
             "pid": self.child.pid if self.child else None,
             "restarts": self.restarts,
             "netns_cookie": self.cookie or None,
+            "attached": bool(self.spec.born),
             "cut_off": bool(self.cut_off),
         }
 
@@ -185,6 +186,8 @@ class Registry:
         """Where the workers keep their connection tables for their successors."""
         self.limits: Callable[[EndpointSpec], Message | None] = lambda _spec: None
         """What a worker sets on host connections (limits.py)."""
+        self.attached: Callable[[RouterConfig, FleetMap], list[EndpointSpec]] = lambda *_unused: []
+        """What container runtimes attached here (attachments.py)."""
         self.unsafe = ""  # why secure mode cannot be kept: no endpoint is served then
         self._held: set[int] = set()  # data ports that strangers hold
         self._scanner: asyncio.Task[None] | None = None
@@ -196,7 +199,8 @@ class Registry:
 
         Raises PortsError or OSError before anything is changed.
         """
-        wanted = {spec.key: spec for spec in fleet.of_host(config.host)}
+        listed = [*fleet.of_host(config.host), *self.attached(config, fleet)]
+        wanted = {spec.key: spec for spec in listed}
         assigned = self._assign(wanted)
         restart_all = _worker_view(config) != _worker_view(self.config)
         logs = config.flow_log is not None
@@ -212,6 +216,9 @@ class Registry:
                 gone.append(ep)
         await asyncio.gather(*(self._remove(ep) for ep in gone))
         for ep in gone:
+            if ep.spec.born and ep.key not in wanted and self.rows_dir is not None:
+                # Of a container that will not come back; the next one may have its vip.
+                _row_path(self.rows_dir, ep.key).unlink(missing_ok=True)
             if ep.cut_off and ep.key not in wanted:  # no longer ours to cut off
                 with contextlib.suppress(OSError):
                     fd, _unused = netns.open_path(ep.spec.netns or "")
@@ -360,6 +367,8 @@ class Registry:
             cookie = netns.cookie_of_fd(fd)
             if cookie == self.own_cookie:
                 raise PermissionError("it is the host's own network namespace")
+            if ep.spec.cookie not in (0, cookie):
+                raise PermissionError("it is another namespace than the one that was attached")
             holder = self.by_cookie.get(cookie)
             if holder is not None:
                 # Look again when the holder may have gone.

@@ -17,7 +17,7 @@ BODY_MAX = 65536
 HEADER = struct.Struct("!HBBI")
 HEADER_SIZE = 8
 
-OPEN, ANNOUNCE, WITHDRAW, QUERY, ANSWER, PING, PONG, BYE, IDLE = range(1, 10)
+OPEN, ANNOUNCE, WITHDRAW, QUERY, ANSWER, PING, PONG, BYE, IDLE, ATTACHED = range(1, 11)
 
 KEY_SIZE = 32
 TENANT_MAX = 255
@@ -27,6 +27,7 @@ REASON_MAX = 1024
 
 _OPEN = struct.Struct("!I32s")
 _ANNOUNCE = struct.Struct("!16sHBI")
+_ATTACHED = struct.Struct("!16sHBIQ")
 _WITHDRAW = struct.Struct("!16s16sH")
 _QUERY = struct.Struct("!16sH16sH")
 _ANSWER = struct.Struct("!QB")
@@ -53,7 +54,9 @@ class Open:
 class Announce:
     """An endpoint of the sender: *vip* is 16 bytes, *port* its data port.
 
-    *generation* tells its worker from the worker's predecessors.
+    *generation* tells its worker from the worker's predecessors. *born* is 0 where the map
+    has the endpoint; of one of a pool it is when it was attached, microseconds since 1970:
+    of two hosts that have the same vip, the later one has it.
     """
 
     tenant: str
@@ -61,6 +64,7 @@ class Announce:
     port: int
     up: bool
     generation: int
+    born: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +170,11 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
             if len(key) != KEY_SIZE or not 1 <= len(name.encode()) <= NAME_MAX:
                 raise FrameError("OPEN with a key or a name of a wrong length")
             return OPEN, _OPEN.pack(key_id, key) + name.encode()
-        case Announce(tenant, vip, port, up, generation):
+        case Announce(tenant, vip, port, up, generation, born):
             _sixteen(vip)
+            if born:
+                body = _ATTACHED.pack(vip, port, up, generation, born)
+                return ATTACHED, _tenant_out(tenant) + body
             return ANNOUNCE, _tenant_out(tenant) + _ANNOUNCE.pack(vip, port, up, generation)
         case Withdraw(tenant, src, dst, port):
             _sixteen(src, dst)
@@ -205,7 +212,7 @@ def decode_header(raw: bytes) -> tuple[int, int]:
         raise FrameError(f"magic {magic:#06x}")
     if version != VERSION:
         raise FrameError(f"version {version}, this router speaks {VERSION}")
-    if not OPEN <= kind <= IDLE:
+    if not OPEN <= kind <= ATTACHED:
         raise FrameError(f"unknown type {kind}")
     if length > BODY_MAX:
         raise FrameError(f"body of {length} bytes")
@@ -225,6 +232,12 @@ def decode_body(kind: int, raw: bytes) -> Frame:
         if not port:
             raise FrameError("ANNOUNCE without a port")
         return Announce(tenant, vip, port, _flag(up), generation)
+    if kind == ATTACHED:
+        tenant, rest = _tenant_in(raw, _ATTACHED.size)
+        vip, port, up, generation, born = _ATTACHED.unpack(rest)
+        if not port or not born:
+            raise FrameError("ATTACHED without a port, or without its time")
+        return Announce(tenant, vip, port, _flag(up), generation, born)
     if kind == WITHDRAW:
         tenant, rest = _tenant_in(raw, _WITHDRAW.size)
         return Withdraw(tenant, *_WITHDRAW.unpack(rest))

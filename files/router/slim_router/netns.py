@@ -7,17 +7,23 @@ thread, so a thread is made for the question and ends with it.
 
 from __future__ import annotations
 
+import array
+import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+SIOCGIFCONF = 0x8912  # include/uapi/linux/sockios.h
+IFREQ_SIZE = 40  # sizeof(struct ifreq) on 64 bits: netdevice(7)
+INTERFACES_MAX = 256
 SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
@@ -78,6 +84,30 @@ def open_path(path: str) -> tuple[int, Identity]:
 def cookie_of_fd(fd: int) -> int:
     """The cookie of the network namespace behind *fd*. Raises OSError."""
     return inside(fd, own_cookie)
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """*fd*, closed at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def addresses() -> list[str]:
+    """The IPv4 addresses of this thread's namespace, of interfaces that are up. Raises OSError."""
+    room = array.array("B", bytes(INTERFACES_MAX * IFREQ_SIZE))
+    where, size = room.buffer_info()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        ifconf = bytearray(struct.pack("iL", size, where))
+        fcntl.ioctl(sock, SIOCGIFCONF, ifconf)
+    used = struct.unpack_from("i", ifconf)[0]
+    # struct ifreq: the name (16 bytes), then a sockaddr_in, whose address is at 4.
+    return [
+        socket.inet_ntoa(room[at + 20 : at + 24].tobytes())
+        for at in range(0, used - IFREQ_SIZE + 1, IFREQ_SIZE)
+    ]
 
 
 def inside(fd: int, call: Callable[[], T]) -> T:

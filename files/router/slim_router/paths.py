@@ -58,6 +58,11 @@ class Paths:
         return self.runtime_dir / "rows"
 
     @property
+    def attached(self) -> Path:
+        """What container runtimes attached, a file each; containers end with the host."""
+        return self.runtime_dir / "attached"
+
+    @property
     def policy(self) -> Path:
         """The policy in force."""
         return self.state_dir / "policy.json"

@@ -177,6 +177,11 @@ class PolicyOps:
                 "incomplete": _causes(silent),
             }  # fmt: skip
 
+    async def end(self, found: list[tuple[Endpoint, dict[str, Any]]]) -> Rows:
+        """End these connections, whatever the policy says of them; those that were ended."""
+        async with self._lock:
+            return await self._order(found, {})
+
     async def _order(
         self, found: list[tuple[Endpoint, dict[str, Any]]], silent: dict[str, str]
     ) -> Rows:

@@ -123,6 +123,14 @@ def show_status(result: dict[str, Any]) -> str:
         f"endpoints  {states}",
         f"secure     {secure_line(result['secure_state'])}",
     ]
+    containers = result.get("attached") or {}
+    if containers.get("count") or containers.get("refused") or containers.get("unreadable"):
+        lines.append(f"attached   {containers['count']} containers")
+        lines += [
+            f"           REFUSED: {row['container'][:12]}: {row['cause']}"
+            for row in containers["refused"]
+        ]
+        lines += [f"           UNREADABLE: {cause}" for cause in containers["unreadable"]]
     held = result["policy"]
     lines.append(
         f"policy     revision {held['revision']}: {held['rules']} rules, default {held['default']}"

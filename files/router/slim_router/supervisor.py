@@ -14,12 +14,14 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from . import __version__, config, log, netns, notify, trunk
 from .admin import Admin, AdminError
+from .attachments import Attachments
+from .attachops import AttachOps
 from .config import FleetMap, RouterConfig
 from .directory import Directory
 from .dumps import Dumps
@@ -89,6 +91,7 @@ class Supervisor:
         self.nursery: Nursery
         self.enforcement: Enforcement
         self.policy_ops: PolicyOps
+        self.attach_ops: AttachOps
         self.flows: FlowBook
         self.limits: Limits
         self.door: ShimDoor
@@ -137,6 +140,13 @@ class Supervisor:
             self.limits = await asyncio.to_thread(Limits, self.paths.qos)
             self.registry.limits = self.limits.of
             self.directory.registry, self.directory.trunks = self.registry, self.trunks
+            self.attach_ops = AttachOps(
+                Attachments(self.paths.attached), self.registry, self.directory, self.policy_ops,
+                self.dumps, self._membership, self._spawn,
+            )  # fmt: skip
+            self.registry.attached = self.attach_ops.attachments.specs
+            self.directory.on_moved = self.attach_ops.on_moved
+            self.attach_ops.load(self.config, self.fleet)
             self._undo.append(self.guard.close)
             self._undo.append(self.registry.stop)
             self.registry.secure(self.guard.use(self.config.secure))
@@ -160,6 +170,7 @@ class Supervisor:
             raise StartError(str(error)) from error
         self._spawn(self._watchdog(), "watchdog")
         self._spawn(self._watch_secure(), "secure")
+        self._spawn(self.attach_ops.watch(), "attached")
         notify.ready()
         log.info(
             "started", version=__version__, host=self.config.host, revision=self.fleet.revision,
@@ -245,6 +256,12 @@ class Supervisor:
             self.registry.secure(self.guard.check())
 
     # --- reload ---------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _membership(self) -> AsyncIterator[tuple[RouterConfig, FleetMap]]:
+        """Nobody else changes who the endpoints are meanwhile."""
+        async with self._reload_lock:
+            yield self.config, self.fleet
 
     async def _reload_logged(self) -> None:
         with contextlib.suppress(AdminError):  # it has been logged
@@ -400,6 +417,7 @@ class Supervisor:
         admin.register("limits", self._op_limits, "read qos.json again")
         admin.register("reload", self._op_reload, "read router.json and map.json again")
         self.policy_ops.register(admin)
+        self.attach_ops.register(admin)
 
     async def _op_ping(self, _unused: dict[str, Any]) -> object:
         return {"version": __version__, "host": self.config.host, "pid": os.getpid()}
@@ -421,6 +439,7 @@ class Supervisor:
             "last_reload_error": self.last_reload,
             "zygote": {"pid": self.nursery.pid, "starts": self.nursery.starts},
             "endpoints": dict(Counter(ep.state for ep in endpoints)),
+            "attached": self.attach_ops.report(),
             "policy": self.enforcement.report(),
             "flow_log": self.flows.report(),
             "qos": self.limits.report(),

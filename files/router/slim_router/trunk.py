@@ -68,6 +68,7 @@ class Claim(NamedTuple):
 
     port: int
     generation: int
+    born: int = 0  # of an endpoint of a pool: when it was attached
 
 
 class TrunkEvents(Protocol):
@@ -265,12 +266,12 @@ class Trunk(asyncio.Protocol):
                 # It closes when neither side needs it; a side that does says nothing.
                 if not self.trunks.needs(self.host):
                     self.close("idle")
-            case Announce(tenant, vip, port, up, generation):
+            case Announce(tenant, vip, port, up, generation, born):
                 key = (tenant, unpack_addr(vip))
                 if not up:
                     self.claims.pop(key, None)
                 elif key in self.claims or len(self.claims) < CLAIMS_MAX:
-                    self.claims[key] = Claim(port, generation)
+                    self.claims[key] = Claim(port, generation, born)
                 else:
                     self.trunks.counters["trunk_claims_full"] += 1
                     return

@@ -312,3 +312,65 @@ def test_a_host_is_part_of_the_networks_of_the_tenants_that_it_has() -> None:
         {"name": "red", "vni": 5002, "overlay": ["10.44.8.0/24"], "peers": []}
     ]
     assert _fleet.segments(fleet, [], "node1") == []
+
+
+# --- pools ------------------------------------------------------------------------------
+
+
+def pooled(node1: Any, node2: Any) -> dict[str, Any]:
+    variables = hostvars()
+    variables["node1"]["slim_pools"] = node1
+    variables["node2"]["slim_pools"] = node2
+    return variables
+
+
+SHARED = {"prefix": "10.44.128.0/24"}
+
+
+def test_hosts_that_name_the_same_pool_share_it() -> None:
+    own = {"prefix": "10.44.129.0/24", "tenant": "default"}
+    fleet = _fleet.build(pooled([SHARED], [SHARED, own]), ["node1", "node2"])
+    made = _fleet.fleet_map(fleet)
+    assert made["pools"] == [
+        {"tenant": "default", "prefix": "10.44.128.0/24", "hosts": ["node1", "node2"]},
+        {"tenant": "default", "prefix": "10.44.129.0/24", "hosts": ["node2"]},
+    ]
+    assert _fleet.problems(fleet, SETTINGS) == []
+
+
+def test_a_map_without_pools_is_what_it_was_and_one_with_them_is_another() -> None:
+    before = _fleet.fleet_map(_fleet.build(hostvars(), ["node1", "node2"]))
+    assert "pools" not in before
+    installed = {"revision": 7, "digest": _fleet.digest(before)}
+    fleet = _fleet.build(pooled([SHARED], []), ["node1", "node2"])
+    assert _fleet.fleet_map(fleet, installed)["revision"] == 8
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("everything", "is not a pool"),
+        ([{"prefix": "10.44.128.0/24", "color": "red"}], "is not a pool"),
+        ([{"prefix": "10.44.128.1/24"}], "is not an IPv4 network"),
+        ([{"tenant": "default"}], "is not an IPv4 network"),
+        ([{"prefix": "10.45.0.0/24"}], "lies outside the overlay"),
+        ([{"prefix": "10.44.0.0/15"}], "lies outside the overlay"),
+        ([SHARED, {"prefix": "10.44.128.128/25"}], "overlaps the pool 10.44.128.0/24"),
+    ],
+)
+def test_wrong_pools_are_refused(listed: Any, words: str) -> None:
+    assert any(words in text for text in problems(pooled(listed, []))), words
+
+
+def test_a_pool_has_so_many_hosts_and_tenants_that_are_listed() -> None:
+    names = [f"node{number}" for number in range(65)]
+    variables = {name: {"slim_pools": [SHARED]} for name in names}
+    assert any("64 are possible" in text for text in problems(variables, complete=False))
+    own = [{**SHARED, "tenant": "blue"}]
+    listed = [{"name": "red", "vni": 5001}]
+    assert any("not in slim_tenants" in text for text in problems(pooled(own, []), tenants=listed))
+    listed = [{"name": "blue", "vni": 5001}]
+    assert problems(pooled(own, []), tenants=listed) == []
+    fleet = _fleet.build(pooled(own, own), ["node1", "node2"])
+    (segment,) = _fleet.segments(fleet, listed, "node1")
+    assert segment["peers"] == ["192.0.2.2"], "its network is there before its containers"

@@ -89,6 +89,7 @@ class Fleet:
         self.network = f"127.{100 + os.getpid() % 100}.{next(_networks) % 250}"
         self.hosts: dict[str, dict[str, Any]] = {}
         self.endpoints: list[dict[str, Any]] = []
+        self.pools: list[dict[str, Any]] = []
         self.tls: dict[str, Tls] = {}
         self.changes: dict[str, dict[str, Any]] = {}
         self.spaces: list[str] = []
@@ -156,6 +157,7 @@ class Fleet:
             "revision": self.revision,
             "hosts": self.hosts,
             "endpoints": self.endpoints,
+            **({"pools": self.pools} if self.pools else {}),
         }
 
     def write(self, *hosts: str) -> None:

@@ -176,7 +176,7 @@ def test_endpoints_carry_listeners_and_counters(trio):
         (b"{\n", "not JSON"),
         (b"[]\n", "not an object"),
         (b"[" * 50_000 + b"\n", "not JSON"),
-        (b"{}\n", "unknown op None; the ops are acl, acl-set, connections"),
+        (b"{}\n", "unknown op None; the ops are acl, acl-set, attach, attached, connections"),
         (b'{"op": []}\n', "unknown op"),
         (b'{"op": "sing"}\n', "unknown op 'sing'"),
         (b'{"op": "ping", "loud": 1}\n', "unknown argument 'loud'"),
