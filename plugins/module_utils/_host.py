@@ -229,14 +229,12 @@ def _network(thing, facts, settings):
             overlay.append(ipaddress.IPv4Network(str(value)))
         except ValueError:
             continue
-    if settings["fallback_provider"] == "vxlan":
-        if not facts["vxlan"]:
-            yield problem(
-                thing,
-                f"its kernel {facts['kernel']} has no vxlan driver",
-                "install the package with the kernel's modules or use "
-                "slim_fallback_provider: existing",
-            )
+    if settings["fallback_provider"] == "vxlan" and not facts["vxlan"]:
+        yield problem(
+            thing,
+            f"its kernel {facts['kernel']} has no vxlan driver",
+            "install the package with the kernel's modules or use slim_fallback_provider: existing",
+        )
     if settings["fallback_provider"] != "existing":
         yield from _clashes(facts, settings, overlay)
         yield from _mtu(thing, facts, settings)

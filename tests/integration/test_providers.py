@@ -179,7 +179,7 @@ class Fleet:
     ) -> tuple[int, dict[str, Any]]:
         """Run the role alone, in a fleet without the host `leave` if that is given."""
         stay = [node for node in self.lab.nodes if node != leave]
-        group = {"stay": {"hosts": dict.fromkeys(stay, {})}}
+        group = {"stay": {"hosts": {node: {} for node in stay}}}
         role = {"name": "slim.overlay.slim_fallback", "tasks_from": tasks_from}
         book = [
             {
@@ -345,9 +345,7 @@ class Fleet:
     def cable(self, node: str, state: str) -> None:
         """Pull or plug a node's cable at the switch."""
         number = self.lab.nodes.index(node) + 1
-        Room(self.lab.state, underlay.SWITCH).run(
-            "ip", "link", "set", underlay.port(number), state
-        )
+        Room(self.lab.state, underlay.SWITCH).run("ip", "link", "set", underlay.port(number), state)
 
     def lose(self, node: str) -> None:
         """What a reboot loses of the fallback: links, routes, rules."""

@@ -17,6 +17,13 @@ from tests.unit.fallback.stand import Host, carries, ip
 TABLE = 4244
 
 
+@pytest.fixture(autouse=True)
+def loopback(hosts: list[Host]) -> None:
+    """Whoever makes an endpoint's namespace brings its loopback up; else we do, and it stays."""
+    for host in hosts:
+        ip("-n", host.endpoint, "link", "set", "lo", "up")
+
+
 def routed(host: Host, provider: str, other: Host) -> None:
     """Set a host to a routed provider, with a route to the other host's vip."""
     host.config["provider"] = provider
@@ -46,7 +53,13 @@ def snapshot(host: Host) -> dict[str, Any]:
     """All that a provider could leave on a host and in its endpoint."""
     found: dict[str, Any] = {}
     for space in (host.name, host.endpoint):
-        for words in ("link", "-4 address", "-4 route show table all", "-4 rule", "-4 neigh nud permanent"):
+        for words in (
+            "link",
+            "-4 address",
+            "-4 route show table all",
+            "-4 rule",
+            "-4 neigh show nud permanent",
+        ):
             text = ip("-n", space, *words.split())
             # Ages and queues of what was there before change by themselves.
             found[f"{space}: {words}"] = sorted(
