@@ -20,6 +20,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -274,6 +275,8 @@ class Fleet:
                 if name == "links":
                     lines = [line.split()[0].partition("@")[0] for line in lines]
                 lines = [line.partition(" congctl ")[0].strip() for line in lines]
+                # Numbers of links grow with each that is made.
+                lines = [re.sub(r"@if\d+ +", " ", line) for line in lines]
                 found[f"{place}: {name}"] = sorted(
                     line for line in lines if "__pycache__" not in line
                 )
@@ -314,7 +317,6 @@ class Fleet:
                     ip route add {lab.ip(place)}/32 dev site-{place} metric 50
                     ip neigh add {lab.ip(place)} lladdr 02:00:00:00:00:01 dev site-{place}
                     echo 1 > /proc/sys/net/ipv4/conf/site-{place}/forwarding
-                    cat /proc/sys/net/ipv4/conf/eth0/forwarding > /run/site-before
                     {others}
                     ip -n {name} link set site0 up
                     ip -n {name} addr add {lab.ip(place)}/32 dev site0
@@ -330,17 +332,16 @@ class Fleet:
                     f"""ip link del site-{place} 2>/dev/null
                     while ip route del 10.44.0.0/16 metric 50 2>/dev/null; do :; done
                     ip route | grep 'metric 50' | while read -r to rest; do ip route del $to metric 50; done
-                    if [ -e /run/site-before ]; then
-                        cat /run/site-before > /proc/sys/net/ipv4/conf/eth0/forwarding
-                        rm /run/site-before
-                    fi""",
+                    echo 0 > /proc/sys/net/ipv4/conf/eth0/forwarding""",
                     check=False,
                 )
 
     def open_site(self) -> None:
         """Let the hosts forward for the site; another provider took its own setting back."""
+        setting = "/proc/sys/net/ipv4/conf/eth0/forwarding"
         for node in self.lab.nodes:
-            self.lab.run(node, "echo 1 > /proc/sys/net/ipv4/conf/eth0/forwarding")
+            assert self.command(node, ["cat", setting]) == "0\n", "it was not put back"
+            self.lab.run(node, f"echo 1 > {setting}")
 
     def cable(self, node: str, state: str) -> None:
         """Pull or plug a node's cable at the switch."""
