@@ -9,6 +9,7 @@
 #include <linux/ftrace.h>
 #include <linux/net.h>
 #include <linux/ptrace.h>
+#include <linux/slab.h>
 
 #if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS) || !defined(CONFIG_KPROBES) || \
 	!defined(CONFIG_SECURITY_PATH) || !defined(CONFIG_EPOLL)
@@ -42,5 +43,29 @@
 #else
 #define SLIM_SOCKADDR	struct sockaddr
 #endif
+
+/*
+ * A cache of objects that nobody else shares: no other object of the kernel's
+ * comes to lie where one of ours was, and its end reports those that are left.
+ * Before the flag (6.5) a constructor is what keeps a cache from being merged;
+ * it must not be asked for zeroed memory then.
+ */
+#ifdef SLAB_NO_MERGE
+#define SLIM_CONSTRUCT		NULL
+#else
+#define SLAB_NO_MERGE		0
+#define SLIM_CONSTRUCT		slim_construct
+
+static inline void slim_construct(void *object)
+{
+}
+
+#endif
+
+static inline struct kmem_cache *slim_cache(const char *name, unsigned int size,
+					    slab_flags_t flags)
+{
+	return kmem_cache_create(name, size, 0, SLAB_NO_MERGE | flags, SLIM_CONSTRUCT);
+}
 
 #endif

@@ -91,7 +91,7 @@ static int slim_one(const struct slim_record *record)
 
 /*
  * A run of REVOKE records is one revocation: one walk through the processes
- * for all of them. Its only error is that nobody knows the one cookie of it.
+ * for all of them. Its errors: nobody knows any cookie of it, or no memory.
  */
 static int slim_run(const struct slim_record *record, size_t count)
 {
@@ -104,9 +104,11 @@ static int slim_run(const struct slim_record *record, size_t count)
 		return -ENOMEM;
 	for (i = 0; i < count; i++)
 		cookies[i] = le64_to_cpu(record[i].cookie);
-	error = slim_revoke(cookies, count) ? 0 : -ENOENT;
+	error = slim_revoke(cookies, count);
 	kvfree(cookies);
-	return error;
+	if (!error)
+		return -ENOENT;
+	return min(error, 0);
 }
 
 /* How many records were done; *error is why the next was not. */

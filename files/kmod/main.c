@@ -15,8 +15,11 @@
 
 #include "slim.h"
 
-/* For aborts, which may have to wait for a socket's lock, and the sweeper. */
-struct workqueue_struct *slim_workers;
+/*
+ * For aborts, which may come to wait for a socket's lock; and for what must go
+ * on whoever sits on one: looking for leftovers, and letting go of files.
+ */
+struct workqueue_struct *slim_aborters, *slim_sweepers;
 
 /*
  * Nothing of ours is referred to any more when this is called (or the module
@@ -29,13 +32,31 @@ static void slim_settle(void)
 	synchronize_rcu_tasks();
 }
 
+static void slim_workers_exit(void)
+{
+	if (slim_aborters)
+		destroy_workqueue(slim_aborters);
+	if (slim_sweepers)
+		destroy_workqueue(slim_sweepers);
+}
+
+static int __init slim_workers_init(void)
+{
+	slim_aborters = alloc_workqueue("slim_abort", WQ_UNBOUND, WQ_UNBOUND_MAX_ACTIVE);
+	slim_sweepers = alloc_workqueue("slim_sweep", WQ_UNBOUND, 0);
+	return slim_aborters && slim_sweepers ? 0 : -ENOMEM;
+}
+
 static int __init slim_init(void)
 {
 	int error;
 
-	slim_workers = alloc_workqueue("slim_kmod", WQ_UNBOUND, WQ_UNBOUND_MAX_ACTIVE);
-	if (!slim_workers)
-		return -ENOMEM;
+	error = slim_workers_init();
+	if (error)
+		goto error_workers;
+	error = slim_tags_init();
+	if (error)
+		goto error_workers;
 	error = slim_ops_init();
 	if (error)
 		goto error_workers;
@@ -60,8 +81,10 @@ error_hooks:
 error_ops:
 	slim_ops_exit();
 error_workers:
-	destroy_workqueue(slim_workers);
+	slim_workers_exit();
 	slim_settle();
+	slim_walk_exit();
+	slim_tags_exit();
 	return error;
 }
 
@@ -72,9 +95,12 @@ static void __exit slim_exit(void)
 	slim_revoke_exit();
 	slim_watched_exit();
 	slim_hooks_detach();
-	destroy_workqueue(slim_workers);
+	slim_workers_exit();
 	slim_ops_exit();
 	slim_settle();
+	/* These say so if a tag or a closer was forgotten. */
+	slim_walk_exit();
+	slim_tags_exit();
 	pr_info("unloaded\n");
 }
 

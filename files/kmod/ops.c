@@ -36,13 +36,15 @@ struct task_struct *slim_tester;
 
 /*
  * Is the caller a stranger to the socket's own network namespace? The router
- * is not: it made the socket. A dying task has no namespaces left.
+ * is not: it made the socket. A dying task has no namespaces left. A kernel
+ * thread lives in the initial one whoever it works for (io_uring's fallback
+ * work, KCM), so that it is one; our own workers make no call that is judged.
  */
 bool slim_is_outside(const struct sock *sk)
 {
 	const struct nsproxy *ns = current->nsproxy;
 
-	if (unlikely(READ_ONCE(slim_tester) == current))
+	if (unlikely(READ_ONCE(slim_tester) == current) || current->flags & PF_KTHREAD)
 		return true;
 	return !ns || !net_eq(ns->net_ns, sock_net(sk));
 }
@@ -177,6 +179,18 @@ static int slim_mmap(struct file *file, struct socket *sock, struct vm_area_stru
 	return slim_base(sock)->mmap(file, sock, area);
 }
 
+/* The abort may be waiting for the lock yet: the peer sees a reset, no clean end. */
+static int slim_revoked_release(struct socket *sock)
+{
+	struct sock *sk = sock->sk;
+
+	lock_sock(sk);
+	sock_set_flag(sk, SOCK_LINGER);
+	sk->sk_lingertime = 0;
+	release_sock(sk);
+	return slim_base(sock)->release(sock);
+}
+
 static int slim_revoked_bind(struct socket *sock, SLIM_SOCKADDR *address, int length)
 {
 	return -ECONNABORTED;
@@ -201,6 +215,7 @@ static int slim_revoked_accept(struct socket *sock, struct socket *child, SLIM_A
 static __poll_t slim_revoked_poll(struct file *file, struct socket *sock,
 				  struct poll_table_struct *wait)
 {
+	slim_watched_seen(file);
 	/* As after a reset; no waiting, it will never be otherwise. */
 	return EPOLLERR | EPOLLHUP | EPOLLRDHUP | EPOLLIN | EPOLLRDNORM |
 	       EPOLLOUT | EPOLLWRNORM;
@@ -317,8 +332,9 @@ static void __init slim_ops_live(struct proto_ops *ops)
 
 static void __init slim_ops_revoked(struct proto_ops *ops)
 {
-	/* From "live": getname and getsockopt judge, release releases. */
+	/* From "live": getname and getsockopt judge. */
 	slim_ops_live(ops);
+	ops->release = slim_revoked_release;
 	ops->bind = slim_revoked_bind;
 	ops->connect = slim_revoked_connect;
 	ops->listen = slim_revoked_listen;

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* /proc/slim_kmod/{tags,stats,version}: what there is, for an operator. */
+/*
+ * /proc/slim_kmod/{tags,stats,version}: what there is, for an operator. Opener
+ * and reader are judged as control.c says: a descriptor may have been passed.
+ */
 #include <linux/fs.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
 #include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
+#include <linux/timekeeping.h>
 
 #include "slim.h"
 
 struct slim_stats slim_stats;
+
+static u64 slim_loaded;		/* ktime_get_boottime_ns() */
 
 static const char *const slim_call_names[SLIM_CALLS] = {
 	[SLIM_CALL_ACCEPT] = "accept",
@@ -25,6 +31,14 @@ static const char *const slim_call_names[SLIM_CALLS] = {
 	[SLIM_CALL_SENDMSG] = "sendmsg",
 	[SLIM_CALL_SETSOCKOPT] = "setsockopt",
 };
+
+static ssize_t slim_report_read(struct file *file, char __user *buffer, size_t length,
+				loff_t *at)
+{
+	int error = slim_may_control(file);
+
+	return error ? error : seq_read(file, buffer, length, at);
+}
 
 /* One bucket of the table is one step of the file. */
 static void *slim_tags_start(struct seq_file *seq, loff_t *at)
@@ -116,7 +130,9 @@ static int slim_version_show(struct seq_file *seq, void *where)
 	seq_printf(seq, "1 %s ", SLIM_VERSION);
 	for (i = 0; (name = slim_hook_name(i)); i++)
 		seq_printf(seq, "%s%s", i ? "," : "", name);
-	seq_putc(seq, '\n');
+	/* SLIM_VERSION is the interface's: these two tell builds and loads apart. */
+	seq_printf(seq, " srcversion=%s loaded_ns=%llu\n", THIS_MODULE->srcversion ?: "-",
+		   slim_loaded);
 	return 0;
 }
 
@@ -129,27 +145,28 @@ static int slim_version_open(struct inode *inode, struct file *file)
 
 static const struct proc_ops slim_tags_proc = {
 	.proc_open = slim_tags_open,
-	.proc_read = seq_read,
+	.proc_read = slim_report_read,
 	.proc_lseek = seq_lseek,
 	.proc_release = seq_release,
 };
 
 static const struct proc_ops slim_stats_proc = {
 	.proc_open = slim_stats_open,
-	.proc_read = seq_read,
+	.proc_read = slim_report_read,
 	.proc_lseek = seq_lseek,
 	.proc_release = single_release,
 };
 
 static const struct proc_ops slim_version_proc = {
 	.proc_open = slim_version_open,
-	.proc_read = seq_read,
+	.proc_read = slim_report_read,
 	.proc_lseek = seq_lseek,
 	.proc_release = single_release,
 };
 
 int __init slim_report_init(struct proc_dir_entry *dir)
 {
+	slim_loaded = ktime_get_boottime_ns();
 	if (!proc_create("tags", 0600, dir, &slim_tags_proc) ||
 	    !proc_create("stats", 0600, dir, &slim_stats_proc) ||
 	    !proc_create("version", 0600, dir, &slim_version_proc))

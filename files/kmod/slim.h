@@ -38,7 +38,9 @@ enum slim_state {
 struct slim_tag {
 	struct hlist_node node;		/* in the table, by cookie */
 	struct rcu_head rcu;
-	struct work_struct abort;	/* tcp_abort() from a worker, see revoke.c */
+	struct delayed_work abort;	/* tcp_abort() from a worker, see revoke.c */
+	unsigned long abort_delay;	/* jiffies to its next try */
+	bool aborted;
 	struct list_head batch;		/* one REVOKE write, under slim_revoking */
 	struct sock *sk;		/* valid while in the table */
 	void (*destruct)(struct sock *sk);	/* the socket's own */
@@ -46,9 +48,11 @@ struct slim_tag {
 	u64 born;			/* ktime_get_ns() */
 	enum slim_state state;		/* changed under the table's lock */
 	pid_t holder;			/* last walk's finding, for a reader */
-	bool kept;			/* somebody of the router's has a copy */
+	bool kept;			/* last walk's: somebody of the router's has a copy */
+	bool outside;			/* last walk's: somebody else has one */
 	struct file *file;		/* kept for epoll sets, see watched.c */
 	struct list_head watched;
+	bool seen;			/* by a waiter of its epoll set */
 	unsigned long kept_until;	/* jiffies */
 };
 
@@ -91,9 +95,11 @@ extern struct slim_family slim_families[2];
 extern struct task_struct *slim_tester;
 
 /* main.c */
-extern struct workqueue_struct *slim_workers;
+extern struct workqueue_struct *slim_aborters, *slim_sweepers;
 
 /* tag.c */
+int slim_tags_init(void);
+void slim_tags_exit(void);
 void slim_destruct(struct sock *sk);
 int slim_tag(struct socket *sock, u64 cookie);
 int slim_untag(struct socket *sock, u64 cookie);
@@ -119,17 +125,19 @@ void *slim_symbol(const char *name);
 /* revoke.c */
 void slim_revoke_exit(void);
 void slim_abort_work(struct work_struct *work);
-unsigned int slim_revoke(const u64 *cookies, size_t count);
+int slim_revoke(const u64 *cookies, size_t count);
 
 /* walk.c */
 int slim_walk_init(void);
-unsigned int slim_walk_close(unsigned int *queued);
+void slim_walk_exit(void);
+bool slim_walk_close(unsigned long end, unsigned int *queued);
 void slim_walk_holders(void);
 bool slim_walk_wait(unsigned int before, unsigned long timeout);
 unsigned int slim_walk_pending(void);
 
 /* watched.c */
 void slim_watched_keep(struct file *file);
+void slim_watched_seen(struct file *file);
 bool slim_watched_only(struct slim_tag *tag);
 void slim_watched_exit(void);
 

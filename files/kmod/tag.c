@@ -33,6 +33,20 @@
 static struct hlist_head slim_table[SLIM_BUCKETS];
 static DEFINE_SPINLOCK(slim_table_lock);
 
+static struct kmem_cache *slim_tags;
+
+int __init slim_tags_init(void)
+{
+	slim_tags = slim_cache("slim_tag", sizeof(struct slim_tag), SLAB_ACCOUNT);
+	return slim_tags ? 0 : -ENOMEM;
+}
+
+/* After slim_settle(): the last record has been freed. */
+void slim_tags_exit(void)
+{
+	kmem_cache_destroy(slim_tags);
+}
+
 static struct hlist_head *slim_bucket(u64 cookie)
 {
 	return &slim_table[hash_64(cookie, ilog2(SLIM_BUCKETS))];
@@ -66,7 +80,7 @@ struct slim_tag *slim_tag_find(const struct sock *sk)
 
 static void slim_tag_free(struct rcu_head *rcu)
 {
-	kfree(container_of(rcu, struct slim_tag, rcu));
+	kmem_cache_free(slim_tags, container_of(rcu, struct slim_tag, rcu));
 	/* slim_exit() waits for callbacks that are still running. */
 	module_put(THIS_MODULE);
 }
@@ -156,9 +170,10 @@ int slim_tag(struct socket *sock, u64 cookie)
 	struct slim_tag *tag;
 	int error;
 
-	tag = kzalloc(sizeof(*tag), GFP_KERNEL_ACCOUNT);
+	tag = kmem_cache_alloc(slim_tags, GFP_KERNEL_ACCOUNT);
 	if (!tag)
 		return -ENOMEM;
+	*tag = (struct slim_tag){};
 
 	lock_sock(sk);
 	if (slim_is_tagged(sk)) {
@@ -185,7 +200,7 @@ int slim_tag(struct socket *sock, u64 cookie)
 	}
 	__module_get(THIS_MODULE);
 
-	INIT_WORK(&tag->abort, slim_abort_work);
+	INIT_DELAYED_WORK(&tag->abort, slim_abort_work);
 	INIT_LIST_HEAD(&tag->batch);
 	tag->sk = sk;
 	tag->cookie = cookie;
@@ -208,7 +223,7 @@ int slim_tag(struct socket *sock, u64 cookie)
 
 out_unlock:
 	release_sock(sk);
-	kfree(tag);
+	kmem_cache_free(slim_tags, tag);
 	return error;
 }
 

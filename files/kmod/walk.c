@@ -15,6 +15,8 @@
 #include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/hashtable.h>
+#include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
@@ -33,11 +35,12 @@
 /* A task that is to close its own slots, until it has. */
 struct slim_closer {
 	struct callback_head work;
-	struct list_head node;
+	struct hlist_node node;
 	const struct task_struct *task;	/* alive: its death runs the work */
 };
 
-static LIST_HEAD(slim_closers);
+/* By task. A stopped one keeps its closer for as long as it is stopped. */
+static DEFINE_HASHTABLE(slim_closers, 12);
 static DEFINE_SPINLOCK(slim_closers_lock);
 static unsigned int slim_closers_count;
 static DECLARE_WAIT_QUEUE_HEAD(slim_closers_gone);
@@ -47,16 +50,27 @@ typedef int slim_task_work_add_fn(struct task_struct *task, struct callback_head
 				  enum task_work_notify_mode mode);
 DEFINE_STATIC_CALL_RET0(slim_task_work_add, slim_task_work_add_fn);
 
-int slim_walk_init(void)
+static struct kmem_cache *slim_closer_cache;
+
+int __init slim_walk_init(void)
 {
 	void *address = slim_symbol("task_work_add");
 
+	slim_closer_cache = slim_cache("slim_closer", sizeof(struct slim_closer), 0);
+	if (!slim_closer_cache)
+		return -ENOMEM;
 	if (!address) {
 		pr_err("task_work_add is not to be found; not loaded\n");
 		return -ENOENT;
 	}
 	static_call_update(slim_task_work_add, (slim_task_work_add_fn *)address);
 	return 0;
+}
+
+/* After slim_settle(): every closer has run. */
+void slim_walk_exit(void)
+{
+	kmem_cache_destroy(slim_closer_cache);
 }
 
 static struct socket *slim_tagged_socket(struct file *file)
@@ -70,28 +84,14 @@ static struct socket *slim_tagged_socket(struct file *file)
 }
 
 /*
- * Is this a revoked socket that the owner of the table must give up? Those in
- * the socket's own network namespace, the router above all, keep theirs, dead
- * as they are: a descriptor must not vanish from under the router while it
- * hands it over or closes it. iterate_fd() calls it under the table's lock.
+ * Must the owner of a table with this network namespace give the socket up?
+ * Those in the socket's own, the router above all, keep theirs, dead as they
+ * are: a descriptor must not vanish from under the router while it hands it
+ * over or closes it.
  */
-static int slim_match_revoked(const void *data, struct file *file, unsigned int fd)
+static bool slim_must_close(const struct socket *sock, const struct net *net)
 {
-	struct socket *sock = slim_tagged_socket(file);
-	const struct net *net = data;
-	struct slim_tag *tag;
-
-	if (!sock || !slim_is_revoked(sock))
-		return 0;
-	if (!net || !net_eq(net, sock_net(sock->sk)))
-		return 1;
-	/* The router may be taking the tag back. */
-	rcu_read_lock();
-	tag = slim_tag_find(sock->sk);
-	if (tag)
-		WRITE_ONCE(tag->kept, true);
-	rcu_read_unlock();
-	return 0;
+	return !net || !net_eq(net, sock_net(sock->sk));
 }
 
 /* Of a task that cannot change it meanwhile: ourselves, or under its lock. */
@@ -100,15 +100,46 @@ static const struct net *slim_task_net(const struct task_struct *task)
 	return task->nsproxy ? task->nsproxy->net_ns : NULL;
 }
 
+struct slim_search {
+	const struct net *net;
+	bool found;		/* something that must be closed */
+};
+
+/*
+ * Note of each revoked socket who holds it; all of the table, as others may
+ * lie behind the first. iterate_fd() calls it under the table's lock.
+ */
+static int slim_note_revoked(const void *data, struct file *file, unsigned int fd)
+{
+	struct slim_search *search = (struct slim_search *)data;
+	struct socket *sock = slim_tagged_socket(file);
+	struct slim_tag *tag;
+	bool outside;
+
+	if (!sock || !slim_is_revoked(sock))
+		return 0;
+	outside = slim_must_close(sock, search->net);
+	search->found |= outside;
+	rcu_read_lock();
+	tag = slim_tag_find(sock->sk);
+	if (tag && outside)
+		WRITE_ONCE(tag->outside, true);
+	else if (tag)
+		WRITE_ONCE(tag->kept, true);
+	rcu_read_unlock();
+	return 0;
+}
+
 static bool slim_holds_revoked(struct task_struct *task)
 {
-	bool found = false;
+	struct slim_search search = {};
 
 	task_lock(task);
+	search.net = slim_task_net(task);
 	if (task->files)
-		found = iterate_fd(task->files, 0, slim_match_revoked, slim_task_net(task));
+		iterate_fd(task->files, 0, slim_note_revoked, &search);
 	task_unlock(task);
-	return found;
+	return search.found;
 }
 
 /*
@@ -118,9 +149,10 @@ static bool slim_holds_revoked(struct task_struct *task)
 static int slim_take_slot(const void *data, struct file *file, unsigned int fd)
 {
 	struct files_struct *files = current->files;
+	struct socket *sock = slim_tagged_socket(file);
 	struct fdtable *table;
 
-	if (!slim_match_revoked(slim_task_net(current), file, fd))
+	if (!sock || !slim_is_revoked(sock) || !slim_must_close(sock, slim_task_net(current)))
 		return 0;
 	table = files_fdtable(files);
 	rcu_assign_pointer(table->fd[fd], NULL);
@@ -152,11 +184,11 @@ static void slim_closer_run(struct callback_head *work)
 
 	slim_close_own();
 	spin_lock(&slim_closers_lock);
-	list_del(&closer->node);
+	hash_del(&closer->node);
 	slim_closers_count--;
 	spin_unlock(&slim_closers_lock);
 	wake_up_all(&slim_closers_gone);
-	kfree(closer);
+	kmem_cache_free(slim_closer_cache, closer);
 	/* slim_exit() waits for a task that is preempted behind this. */
 	module_put(THIS_MODULE);
 }
@@ -167,7 +199,7 @@ static bool slim_closer_pending(const struct task_struct *task)
 	bool found = false;
 
 	spin_lock(&slim_closers_lock);
-	list_for_each_entry(closer, &slim_closers, node) {
+	hash_for_each_possible(slim_closers, closer, node, (unsigned long)task) {
 		if (closer->task == task) {
 			found = true;
 			break;
@@ -181,15 +213,21 @@ static bool slim_closer_add(struct task_struct *task)
 {
 	struct slim_closer *closer;
 
-	closer = kmalloc(sizeof(*closer), GFP_KERNEL);
-	if (!closer)
+	/*
+	 * The sweeper holds no tag, so that the last one may go while it walks.
+	 * Once rmmod has begun nobody holds a revoked socket any more.
+	 */
+	if (!try_module_get(THIS_MODULE))
 		return false;
-	/* Callers hold a tag, and so the module. */
-	__module_get(THIS_MODULE);
+	closer = kmem_cache_alloc(slim_closer_cache, GFP_KERNEL);
+	if (!closer) {
+		module_put(THIS_MODULE);
+		return false;
+	}
 	init_task_work(&closer->work, slim_closer_run);
 	closer->task = task;
 	spin_lock(&slim_closers_lock);
-	list_add_tail(&closer->node, &slim_closers);
+	hash_add(slim_closers, &closer->node, (unsigned long)task);
 	slim_closers_count++;
 	spin_unlock(&slim_closers_lock);
 	if (!static_call(slim_task_work_add)(task, &closer->work, TWA_SIGNAL))
@@ -197,10 +235,10 @@ static bool slim_closer_add(struct task_struct *task)
 
 	/* The task is past its end, and its descriptors with it. */
 	spin_lock(&slim_closers_lock);
-	list_del(&closer->node);
+	hash_del(&closer->node);
 	slim_closers_count--;
 	spin_unlock(&slim_closers_lock);
-	kfree(closer);
+	kmem_cache_free(slim_closer_cache, closer);
 	module_put(THIS_MODULE);
 	return false;
 }
@@ -278,33 +316,44 @@ static void slim_tasks_put(struct slim_tasks *tasks)
 	kvfree(tasks->task);
 }
 
+/* Where a walk that came to its end before the last process had to stop. */
+static size_t slim_walk_from;
+
 /*
  * Once through all processes: whoever holds a revoked socket is asked to close
- * it. Returns how many tables hold one; *queued: how many were asked just now.
+ * it, and each tag knows who does. *queued: how many were asked just now.
+ * Returns whether everybody was looked at. At the time `end` it stops, and the
+ * next walk begins there: many descriptors of some must not keep it from the
+ * others'. One walk at a time.
  */
-unsigned int slim_walk_close(unsigned int *queued)
+bool slim_walk_close(unsigned long end, unsigned int *queued)
 {
 	struct slim_tasks tasks;
-	unsigned int found = 0;
-	size_t i;
+	size_t from = slim_walk_from, i;
+	bool whole;
 
 	*queued = 0;
+	slim_walk_from = 0;
 	if (slim_tasks_get(&tasks))
-		return 0;
+		return false;
 	for (i = 0; i < tasks.count; i++) {
-		struct task_struct *task = tasks.task[i];
+		struct task_struct *task = tasks.task[(from + i) % tasks.count];
 
+		if (i && time_after(jiffies, end)) {
+			slim_walk_from = (from + i) % tasks.count;
+			break;
+		}
 		cond_resched();
 		if (!slim_holds_revoked(task))
 			continue;
-		found++;
 		if (task == current)
 			slim_close_own();
 		else if (!slim_closer_pending(task) && slim_closer_add(task))
 			(*queued)++;
 	}
+	whole = i == tasks.count;
 	slim_tasks_put(&tasks);
-	return found;
+	return whole;
 }
 
 static int slim_match_holder(const void *data, struct file *file, unsigned int fd)

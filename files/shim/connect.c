@@ -202,7 +202,10 @@ static int cold(int fd, struct slim_slot *slot, uint64_t attempt, int flags, con
 	 */
 	if (result < 0 && !slim_reset_after_handshake(fd) && REAL(connect)(fd, addr, len) < 0) {
 		error = errno;
-		if (error != EINTR && error != EINPROGRESS && error != EALREADY)
+		/* SO_SNDTIMEO is over. The kernel says so to a second connect, which ours is. */
+		if (error == EALREADY)
+			error = EINPROGRESS;
+		if (error != EINTR && error != EINPROGRESS)
 			slim_resolve(fd, 0, false);
 		errno = error;
 		return -1;

@@ -197,18 +197,16 @@ static int greet(int fd, int wait_us)
 static int join(int wait_us)
 {
 	struct slim_msg msg;
-	int pair[2], outcome = TURNED_AWAY;
+	int pair[2], outcome;
 
 	if (door < 0 || slim_cookie(door) != door_cookie ||
 	    syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return TURNED_AWAY;
 	slim_message(&msg, SLIM_JOIN);
-	if (send_message(door, &msg, &pair[1], 1) == 0) {
-		sys_close(pair[1]);
+	outcome = send_message(door, &msg, &pair[1], 1) == 0 ? GREETED : TURNED_AWAY;
+	sys_close(pair[1]);
+	if (outcome == GREETED)
 		outcome = greet(pair[0], wait_us);
-	} else {
-		sys_close(pair[1]);
-	}
 	if (outcome == GREETED)
 		return pair[0];
 	sys_close(pair[0]);

@@ -5,20 +5,24 @@
     python3 tests/escape/table.py measure FILE NAME  note a run as NAME; FILE is from
                                                      runner.py --json or guests.py
 NAME is open (the lab without secure mode), "kmod 6.1", "bpf 6.12" and the like, which
-become columns of their own.
+become columns of their own. What a run stands for are the sources that it was made with,
+the suite's and the guard's: the page says of which of them there is another version by now.
 
 tests/integration/test_escape.py fails when the page and the program say different things.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+FILES = HERE.parents[1] / "files"
 PAGE = HERE.parents[1] / "docs" / "security.md"
 MEASURED = HERE / "measured.json"
 BEGIN, END = "<!-- attempts: written by tests/escape/table.py -->", "<!-- /attempts -->"
@@ -39,6 +43,27 @@ WHO = {
 }
 
 Rows = list[dict[str, str]]
+Attempts = dict[str, dict[str, list[str]]]
+"""attempt -> identity -> outcomes that were seen"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was seen once, and the digest of the sources that it was seen with."""
+
+    sources: str
+    attempts: Attempts
+
+
+def sources(name: str) -> str:
+    """Digest of what the run *name* depends on, as it stands: the suite and the guard."""
+    guard = name.partition(" ")[0]
+    places = [HERE, *({"kmod": [FILES / "kmod"], "bpf": [FILES / "bpf"]}.get(guard, []))]
+    digest = hashlib.sha256()
+    for place in places:
+        for path in sorted((*place.glob("*.[ch]"), *place.glob("slim_bpf/*.py"))):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def listing() -> tuple[Rows, Rows]:
@@ -60,17 +85,16 @@ def listing() -> tuple[Rows, Rows]:
     return [row for row in rows if "attempt" in row], [row for row in rows if "variant" in row]
 
 
-def measured() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """name of the run -> attempt -> identity -> outcomes that were seen."""
+def measured() -> dict[str, Run]:
+    """All runs by name."""
     if not MEASURED.exists():
         return {}
-    found: dict[str, dict[str, dict[str, list[str]]]] = json.loads(MEASURED.read_text())
-    return found
+    return {name: Run(**run) for name, run in json.loads(MEASURED.read_text()).items()}
 
 
 def measure(results: Path, name: str) -> None:
-    """Note the outcomes of a run."""
-    run: dict[str, dict[str, set[str]]] = {}
+    """Note the outcomes of a run that was just made."""
+    seen: dict[str, dict[str, set[str]]] = {}
     for line in results.read_text(errors="replace").splitlines():
         words = line.split()
         if line.startswith("{"):
@@ -80,23 +104,33 @@ def measure(results: Path, name: str) -> None:
             attempt, _unused, identity, outcome = words[1:5]
         else:
             continue
-        run.setdefault(attempt, {}).setdefault(identity, set()).add(outcome)
-    everything = measured()
-    everything[name] = {
+        seen.setdefault(attempt, {}).setdefault(identity, set()).add(outcome)
+    attempts = {
         attempt: {identity: sorted(outcomes) for identity, outcomes in sorted(by.items())}
-        for attempt, by in sorted(run.items())
+        for attempt, by in sorted(seen.items())
     }
-    lines = [
-        f"{json.dumps(run_name)}: {{\n"
-        + ",\n".join(f"  {json.dumps(a)}: {json.dumps(by)}" for a, by in run_of.items())
-        + "\n }"
-        for run_name, run_of in sorted(everything.items())
-    ]
-    MEASURED.write_text("{\n " + ",\n ".join(lines) + "\n}\n")
+    MEASURED.write_text(_text({**measured(), name: Run(sources(name), attempts)}))
+
+
+def _text(runs: dict[str, Run]) -> str:
+    """measured.json, an attempt a line."""
+    blocks = []
+    for name, run in sorted(runs.items()):
+        rows = ",\n".join(
+            f"   {json.dumps(attempt)}: {json.dumps(by)}" for attempt, by in run.attempts.items()
+        )
+        blocks.append(
+            f' {json.dumps(name)}: {{"sources": {json.dumps(run.sources)}, "attempts": {{\n{rows}\n }}}}'
+        )
+    return "{\n" + ",\n".join(blocks) + "\n}\n"
 
 
 #: Not an attempt: it breaks when a program cannot do what it must.
 WORKS = "allowed"
+
+
+def _outcomes(run: Run | None, attempt: str) -> dict[str, list[str]]:
+    return run.attempts.get(attempt, {}) if run else {}
 
 
 def _open(by: dict[str, list[str]]) -> str:
@@ -128,6 +162,14 @@ def render() -> str:
         "",
         f"{len(attempts)} attempts, each by {len(variants)} variants and three identities.",
         "",
+        "| run | sources |",
+        "|---|---|",
+        *(
+            f"| {name} | {'as they stand' if runs[name].sources == sources(name) else 'older'} |"
+            for name in ("open", *secure)
+            if name in runs
+        ),
+        "",
         "| variant | how the socket is held |",
         "|---|---|",
         *(f"| `{row['variant']}` | {row['what']} |" for row in variants),
@@ -139,8 +181,8 @@ def render() -> str:
             if row["group"] != group:
                 continue
             name = row["attempt"]
-            cells = [f"`{name}`", row["gives"], _open(runs.get("open", {}).get(name, {}))]
-            cells += [_secure(runs[run].get(name, {})) for run in secure]
+            cells = [f"`{name}`", row["gives"], _open(_outcomes(runs.get("open"), name))]
+            cells += [_secure(_outcomes(runs[run], name)) for run in secure]
             if name == WORKS:
                 cells[2:] = ["works" if cell != "**broken**" else cell for cell in cells[2:]]
             lines.append("| " + " | ".join(cells) + " |")

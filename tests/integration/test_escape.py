@@ -211,7 +211,7 @@ def test_the_page_says_what_the_suite_has() -> None:
     attempts, _unused = table.listing()
     names = {row["attempt"] for row in attempts}
     for run, seen in table.measured().items():
-        assert names == set(seen), (
+        assert names == set(seen.attempts), (
             f"measured.json has another run of {run!r} than of these attempts: run "
             "tests/escape/runner.py --json FILE, then tests/escape/table.py measure FILE NAME"
         )

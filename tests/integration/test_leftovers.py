@@ -8,6 +8,7 @@ c1: holder.py, dial.py --- connections    c2: cold.py serve on fresh ports, peer
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 
@@ -16,6 +17,7 @@ from tests.integration.helpers import (
     PEER_PORT,
     PYTHON,
     SOURCES,
+    Words,
     counters,
     read_until,
     settle,
@@ -33,7 +35,12 @@ def overlay_sockets(lab: Lab, endpoint: str, ports: range) -> list[str]:
     kind = "dport" if endpoint == "c1" else "sport"
     words = ["ss", "-Htan", "state", "connected", "exclude", "time-wait"]
     words.append(f"( {kind} >= :{ports.start} and {kind} < :{ports.stop} )")
-    return lab.run(endpoint, words, "overlay").stdout.splitlines()
+    said: str = lab.run(endpoint, words, "overlay").stdout
+    return said.splitlines()
+
+
+def in_use(lab: Lab, endpoint: str, ports: range, count: int) -> bool:
+    return len(overlay_sockets(lab, endpoint, ports)) == count
 
 
 def test_no_overlay_connection_is_left_behind_a_host_connection(slim_lab: Lab) -> None:
@@ -58,7 +65,7 @@ def test_no_overlay_connection_is_left_behind_a_host_connection(slim_lab: Lab) -
     assert paths.count("slim") == 3 * COUNT - kept >= COUNT, paths
     for endpoint in ("c1", "c2"):
         wait_for(
-            lambda where=endpoint: len(overlay_sockets(slim_lab, where, ports)) == kept,
+            functools.partial(in_use, slim_lab, endpoint, ports, kept),
             what=f"{endpoint} has no more overlay connections than the {kept} in use",
         )
     assert set(holder.look().values()) == {"ok"}
@@ -70,8 +77,8 @@ def test_one_greeting_for_all_connects_of_a_program(slim_lab: Lab) -> None:
     holder = Holder(slim_lab, "c1", slim_lab.ip("c2"))
     warm(holder, PEER_PORT)
     before = counters(slim_lab, "c1")
-    words = [PYTHON, SOURCES / "dial.py", slim_lab.ip("c2"), str(PEER_PORT), str(CONNECTS)]
-    said = slim_lab.run("c1", [*words, "blocking"]).stdout
+    words: Words = [PYTHON, SOURCES / "dial.py", slim_lab.ip("c2"), str(PEER_PORT)]
+    said = slim_lab.run("c1", [*words, str(CONNECTS), "blocking"]).stdout
     new = counters(slim_lab, "c1") - before
     sums = {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", said)}
     assert sums["slim"] + sums["overlay"] == CONNECTS, said

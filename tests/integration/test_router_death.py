@@ -159,7 +159,7 @@ def test_what_is_ready_to_be_accepted_outlives_the_router(slim_lab: Lab) -> None
     count = 50
     server = slim_lab.popen(
         "c2",
-        [build() / "idserver", slim_lab.ip("c2"), "7152", "2", "block", "256", "hold"],
+        [build() / "idserver", slim_lab.ip("c2"), "7152", "1", "block", "256", "hold"],
         stdout=subprocess.PIPE,
         text=True,
     )

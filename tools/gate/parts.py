@@ -142,7 +142,8 @@ def parts() -> list[Part]:
         Part(
             "unit",
             "unit tests",
-            lambda long: [_pytest("unit", long, "tests/unit")],
+            # A file's tests share what they set up; those of different files share nothing.
+            lambda long: [_pytest("unit", long, "-n", "auto", "--dist", "loadfile", "tests/unit")],
             900,
             junit=OUTPUT / "unit.xml",
             environment=ansible,

@@ -15,7 +15,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Boot a Debian cloud kernel in QEMU and run SCRIPT in it; its exit status is ours "
         f"({machine.NO_END}: it did not end in time, {machine.KERNEL_TROUBLE}: the kernel complained).",
     )
-    parser.add_argument("--kernel", required=True, choices=sorted(kernels.META))
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--kernel", choices=sorted(kernels.META))
+    what.add_argument(
+        "--checkpatch", action="store_true", help="only fetch checkpatch.pl, print where, and end"
+    )
     parser.add_argument("--init", type=Path, metavar="SCRIPT", help="run as init's child, in /test")
     parser.add_argument(
         "--argument", action="append", default=[], help="word for the script; repeatable"
@@ -47,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     options = _parser().parse_args()
     try:
+        if options.checkpatch:
+            print(kernels.checkpatch())
+            return 0
         kernel = kernels.prepare(options.kernel)
         if options.headers:
             print(kernel.headers)

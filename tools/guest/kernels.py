@@ -27,6 +27,10 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # The meta packages of Debian 12 that follow each series.
 META = {"6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}
 
+# The series whose checkpatch.pl is used for all, and what of scripts/ it needs.
+CHECKPATCH_OF = "6.1"
+CHECKPATCH_FILES = ("checkpatch.pl", "const_structs.checkpatch", "spelling.txt")
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -148,6 +152,33 @@ def _rewrite(kernel: Kernel) -> None:
     depmod = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin")
     if depmod:
         _run(depmod, "-b", str(kernel.root), kernel.release)
+
+
+def checkpatch() -> Path:
+    """Have the kernel's checkpatch.pl, which only Debian's packages of sources carry."""
+    target = CACHE / "checkpatch"
+    script = target / "checkpatch.pl"
+    with _lock(CACHE / "checkpatch.lock"):
+        if script.exists():
+            return script
+        fresh = CACHE / "checkpatch.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        package = f"linux-source-{CHECKPATCH_OF}"
+        _Apt(fresh / "apt").download([package], fresh)
+        _run("dpkg-deb", "-x", str(next(fresh.glob("*.deb"))), str(fresh))
+        # Of the 100 MB only this: where it is, and the two lists beside it.
+        _run(
+            "tar", "-xf", str(next(fresh.glob(f"usr/src/{package}.tar.*"))), "-C", str(fresh),
+            "--strip-components=2",
+            *(f"{package}/scripts/{name}" for name in CHECKPATCH_FILES),
+        )  # fmt: skip
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name in CHECKPATCH_FILES:
+            (fresh / name).rename(target / name)
+        shutil.rmtree(fresh)
+        return script
 
 
 def prepare(name: str) -> Kernel:

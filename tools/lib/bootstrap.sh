@@ -26,7 +26,7 @@ mapfile -t PACKAGES_DEMO < <(grep -E '^[a-z0-9]' "$CHECKOUT/bench/packages.txt")
 PACKAGES_TEST=(bird2 curl default-jdk-headless git iptables nftables openssl shellcheck)
 # Kernels to boot, and what builds for them.
 PACKAGES_GUEST=(busybox-static clang debian-archive-keyring kmod libbpf-dev libelf-dev llvm
-    qemu-system-x86)
+    perl qemu-system-x86 sparse xz-utils)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$@"; exit 1; }

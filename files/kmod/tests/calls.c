@@ -371,6 +371,20 @@ int main_sweep(int argc, char **argv)
 	return argc == 3 ? sweep(atoi(argv[2]), true) : 2;
 }
 
+/* A kernel thread's question, by worker/worker.c; 0 or -errno. */
+static int worker_ask(int fd)
+{
+	char text[16];
+	int file = open("/sys/module/worker/parameters/fd", O_WRONLY);
+	int length = snprintf(text, sizeof(text), "%d", fd), error = 0;
+
+	need(file >= 0, "worker");
+	if (write(file, text, length) != length)
+		error = -errno;
+	close(file);
+	return error;
+}
+
 /* Enough for sweep_data() to read. */
 static void feed(int peer)
 {
@@ -408,6 +422,11 @@ int main_calls(int argc, char **argv)
 		      "TCP_ULP in the router: %s", strerror(errno));
 		check(listen(pair.fd, 1) < 0 && errno == EPERM, "listen in the router: %s",
 		      strerror(errno));
+		/* A kernel thread is not the router, though it lives where the router does. */
+		check(worker_ask(pair.fd) == -EPERM, "getsockname by a kernel thread: %d",
+		      worker_ask(pair.fd));
+		check(!worker_ask(pair.peer), "getsockname by a kernel thread, untagged: %d",
+		      worker_ask(pair.peer));
 		pair_close(&pair);
 	}
 	/* The suite itself: without a tag the same calls go through. */

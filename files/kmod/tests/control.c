@@ -18,12 +18,12 @@
 
 static const char *const files[] = { "control", "stats", "tags", "version" };
 
-/* Every file must refuse; `control` is a descriptor that root has opened. */
+/* Every file must refuse, and so must the descriptors that root has opened. */
 static int refused_all(void *data)
 {
 	struct record record = record_make(OP_REVOKE, -1, 1);
-	int control = *(int *)data;
-	char path[64];
+	const int *opened = data;
+	char path[64], byte;
 	size_t i;
 	int fd;
 
@@ -31,8 +31,11 @@ static int refused_all(void *data)
 		snprintf(path, sizeof(path), "/proc/slim_kmod/%s", files[i]);
 		fd = open(path, i ? O_RDONLY : O_WRONLY);
 		check(fd < 0 && (errno == EPERM || errno == EACCES), "%s was opened", path);
+		if (i)
+			check(pread(opened[i], &byte, 1, 0) < 0 && errno == EPERM,
+			      "reading root's descriptor of %s: %s", path, strerror(errno));
 	}
-	check(write(control, &record, sizeof(record)) < 0 && errno == EPERM,
+	check(write(opened[0], &record, sizeof(record)) < 0 && errno == EPERM,
 	      "writing root's descriptor: %s", strerror(errno));
 	return failures;
 }
@@ -71,15 +74,23 @@ static int refused_nocap(void *data)
 
 static void test_permissions(void)
 {
-	int control = control_open();
+	int opened[sizeof(files) / sizeof(*files)] = { control_open() };
 	struct stat status;
+	char path[64], byte;
+	size_t i;
 
-	need(control >= 0, "control");
-	check(!finish(container_start(refused_all, &control, false)), "nobody");
-	check(!finish(container_start(refused_userns, &control, true)), "root of a user namespace");
-	check(!finish(container_start(refused_pidns, &control, true)), "root of a pid namespace");
-	check(!finish(container_start(refused_nocap, &control, true)), "root without CAP_NET_ADMIN");
-	close(control);
+	need(opened[0] >= 0, "control");
+	for (i = 1; i < sizeof(files) / sizeof(*files); i++) {
+		snprintf(path, sizeof(path), "/proc/slim_kmod/%s", files[i]);
+		opened[i] = open(path, O_RDONLY);
+		need(opened[i] >= 0 && pread(opened[i], &byte, 1, 0) == 1, "%s", path);
+	}
+	check(!finish(container_start(refused_all, opened, false)), "nobody");
+	check(!finish(container_start(refused_userns, opened, true)), "root of a user namespace");
+	check(!finish(container_start(refused_pidns, opened, true)), "root of a pid namespace");
+	check(!finish(container_start(refused_nocap, opened, true)), "root without CAP_NET_ADMIN");
+	for (i = 0; i < sizeof(files) / sizeof(*files); i++)
+		close(opened[i]);
 	check(!stat("/proc/slim_kmod", &status) && (status.st_mode & 0777) == 0500, "directory: %o",
 	      status.st_mode);
 	check(!stat("/proc/slim_kmod/control", &status) && (status.st_mode & 0777) == 0600,
@@ -173,9 +184,9 @@ static void test_errors(void)
 static void test_reports(void)
 {
 	struct pair pair = pair_tagged(PAIR_V4);
-	char line[128], expected[64], state[16];
+	char line[512], expected[64], state[16], text[32];
 	unsigned long long cookie, age;
-	FILE *file;
+	FILE *file, *source;
 	int pid;
 
 	file = fopen("/proc/slim_kmod/tags", "r");
@@ -192,6 +203,12 @@ static void test_reports(void)
 	check(!strncmp(line, expected, 2) && strstr(line, " security_socket_setsockopt,"),
 	      "version: %s", line);
 	fclose(file);
+	source = fopen("/sys/module/slim_kmod/srcversion", "r");
+	need(source && fscanf(source, "%31s", text) == 1, "srcversion");
+	fclose(source);
+	snprintf(expected, sizeof(expected), " srcversion=%s loaded_ns=", text);
+	check(strstr(line, expected) && atoll(strstr(line, expected) + strlen(expected)) > 0,
+	      "version: %s", line);
 	pair_close(&pair);
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 }

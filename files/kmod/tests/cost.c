@@ -4,8 +4,8 @@
  * so that these times are instructions and repeat; only their ratios matter.
  *
  * cost KIND: prints "KIND CALL nanoseconds" for each call, KIND being without
- * (module not loaded), untagged or tagged. One process holds both ends: a
- * round is write + read there and back.
+ * (module not loaded), untagged or tagged. One process holds both ends, and
+ * both are tagged, as between two hosts: a round is write + read there and back.
  */
 #define _GNU_SOURCE
 #include "lib.h"
@@ -68,11 +68,14 @@ static int control = -1;
 static void connection(struct pair *unused)
 {
 	struct pair pair = pair_make(PAIR_V4);
-	struct record record = record_make(OP_TAG, pair.fd, pair.cookie);
+	struct record record[2] = {
+		record_make(OP_TAG, pair.fd, pair.cookie),
+		record_make(OP_TAG, pair.peer, cookie_of(pair.peer)),
+	};
 
 	(void)unused;
 	if (control >= 0)
-		need(write(control, &record, sizeof(record)) == sizeof(record), "tag");
+		need(write(control, record, sizeof(record)) == sizeof(record), "tag");
 	pair_close(&pair);
 }
 
@@ -85,8 +88,10 @@ int main_cost(int argc, char **argv)
 
 	need(!pipe(ends), "pipe");
 	other.fd = ends[0];
-	if (tagged)
+	if (tagged) {
 		control = control_open();
+		need(!control_one(OP_TAG, pair.peer, cookie_of(pair.peer)), "tag");
+	}
 	printf("cost %s round %.0f\n", kind, best(round_trip, &pair, BATCH));
 	printf("cost %s setsockopt %.0f\n", kind, best(option_set, &pair, BATCH));
 	printf("cost %s getsockopt %.0f\n", kind, best(option_get, &pair, BATCH));

@@ -44,9 +44,19 @@ unload() {
 }
 
 load_and_unload() {
+	last=
 	for i in 1 2 3; do
 		insmod slim_kmod.ko || fail "load $i"
+		version=$(cat /proc/slim_kmod/version)
+		[ "$version" != "$last" ] || fail "two loads have one version: $version"
+		last=$version
+		for cache in slim_tag slim_closer; do
+			# One that shares its memory with others is a symbolic link.
+			[ -d /sys/kernel/slab/$cache ] && [ ! -L /sys/kernel/slab/$cache ] ||
+				fail "no cache of its own for $cache"
+		done
 		rmmod slim_kmod || fail "unload $i"
+		[ -e /sys/kernel/slab/slim_tag ] && fail "the cache stayed"
 	done
 	echo 0 >/proc/sys/kernel/ftrace_enabled
 	refuses security_socket_setsockopt
@@ -87,7 +97,9 @@ case $1 in
 functions)
 	load_and_unload
 	insmod slim_kmod.ko || fail "load"
+	insmod worker.ko || fail "worker"
 	program calls
+	rmmod worker
 	program control
 	program revoked
 	unload "at the end"
@@ -95,6 +107,7 @@ functions)
 stress)
 	insmod slim_kmod.ko || fail "load"
 	limit=$(($2 + 120)) program stress "$2"
+	limit=$(($2 / 2 + 120)) program reload $(($2 / 2))
 	unload "at the end"
 	;;
 cost)

@@ -9,8 +9,8 @@ static const struct {
 	int (*run)(int argc, char **argv);
 } tests[] = {
 	{ "calls", main_calls }, { "control", main_control }, { "cost", main_cost },
-	{ "hold", main_hold }, { "revoked", main_revoked }, { "stress", main_stress },
-	{ "sweep", main_sweep },
+	{ "hold", main_hold }, { "reload", main_stress }, { "revoked", main_revoked },
+	{ "stress", main_stress }, { "sweep", main_sweep },
 };
 
 int main(int argc, char **argv)

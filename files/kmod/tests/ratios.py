@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Ratios of instructions, from the lines that `slimtest cost` printed.
 
-The bars are the project's: send and receive 1.02 on tagged sockets and 1.01 on
-untagged ones. The others are shown.
+The bars are the project's: send and receive 1.02 where both ends are tagged and 1.01
+where neither is. The others are shown.
 """
 
 import sys

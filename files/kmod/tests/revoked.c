@@ -244,29 +244,58 @@ static void test_sleepers(int kind)
 	check(stat_wait("tags", 0, 15), "tags: %ld", stat_read("tags"));
 }
 
-/* An event loop that is busy while it loses its descriptor. */
+/*
+ * An event loop that is busy while it loses its descriptor: it must be told,
+ * however late, and then not for long, for the number is another file's soon.
+ */
 static int run_watched(void *data)
 {
 	struct epoll_event event = { .events = EPOLLIN };
-	int fd = *(int *)data, set = epoll_create1(0), i;
+	int fd = *(int *)data, set = epoll_create1(0);
+	double seen;
 
 	need(!epoll_ctl(set, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 	raise(SIGSTOP);
 	check(gone(fd, 10), "the descriptor is still there");
+	/* Ten times as long as it stays once it has been seen. */
+	usleep(1000000);
+	event.events = 0;
+	check(epoll_wait(set, &event, 1, 0) == 1, "epoll_wait: nothing");
+	check((event.events & EPOLLERR) && (event.events & EPOLLHUP), "epoll_wait: %x", event.events);
+	need(fcntl(0, F_DUPFD, fd) == fd, "the same number again");
+	seen = now();
+	while (epoll_wait(set, &event, 1, 0) == 1 && now() < seen + 10)
+		usleep(10000);
+	printf("revoked: an event without a descriptor for %.0f ms after it was seen\n",
+	       1000 * (now() - seen));
+	check(now() - seen < 2, "reported for %.1f s", now() - seen);
+	return failures;
+}
+
+/* A second set hears of it too, after the first has looked. */
+static int run_watched_twice(void *data)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd = *(int *)data, sets[2], i;
+
 	for (i = 0; i < 2; i++) {
-		event.events = 0;
-		check(epoll_wait(set, &event, 1, 0) == 1, "epoll_wait: nothing");
-		check((event.events & EPOLLERR) && (event.events & EPOLLHUP), "epoll_wait: %x",
-		      event.events);
+		sets[i] = epoll_create1(0);
+		need(!epoll_ctl(sets[i], EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
+	}
+	raise(SIGSTOP);
+	check(gone(fd, 10), "the descriptor is still there");
+	for (i = 0; i < 2; i++) {
+		check(epoll_wait(sets[i], &event, 1, 0) == 1, "set %d: nothing", i);
+		usleep(1000000);
 	}
 	return failures;
 }
 
-static void test_watched(void)
+static void test_watched(int (*run)(void *data))
 {
 	struct pair pair = pair_tagged(PAIR_V4);
 	long before = stat_read("leftovers_total");
-	pid_t pid = container_start(run_watched, &pair.fd, false);
+	pid_t pid = container_start(run, &pair.fd, false);
 	int status;
 
 	close(pair.fd);
@@ -355,14 +384,17 @@ static int run_stopped(void *data)
 	return failures;
 }
 
-static void test_stopped(void)
+/* The same, whether the router has a copy too or not. */
+static void test_stopped(bool keep)
 {
 	struct pair pair = pair_tagged(PAIR_V4);
 	pid_t pid = container_start(run_stopped, &pair.fd, false);
+	long before = stat_read("leftovers_total");
 	double start;
 	int status;
 
-	close(pair.fd);
+	if (!keep)
+		close(pair.fd);
 	need(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status), "stopped");
 	start = now();
 	check(control_revoke(&pair.cookie, 1) == sizeof(struct record), "revoke");
@@ -370,8 +402,11 @@ static void test_stopped(void)
 	check(now() - start < 3, "a stopped task held the revocation up");
 	check_reset(pair.peer);
 	check(stat_read("held") == 1, "held: %ld", stat_read("held"));
+	check(stat_read("leftovers_total") == before + 1, "a stopped task's copy is no leftover");
 	kill(pid, SIGCONT);
 	check(!finish(pid), "the stopped task");
+	if (keep)
+		close(pair.fd);
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 	close(pair.peer);
 }
@@ -403,7 +438,7 @@ static int run_forker(void *data)
 	return failures;
 }
 
-static void test_forks(void)
+static void test_forks(bool keep)
 {
 	struct pair pair = pair_tagged(PAIR_V4);
 	pid_t pids[2];
@@ -411,12 +446,15 @@ static void test_forks(void)
 
 	for (i = 0; i < 2; i++)
 		pids[i] = container_start(run_forker, &pair.fd, false);
-	close(pair.fd);
+	if (!keep)
+		close(pair.fd);
 	usleep(200000);
 	check(control_revoke(&pair.cookie, 1) == sizeof(struct record), "revoke");
 	for (i = 0; i < 2; i++)
 		check(!finish(pids[i]), "forks");
 	check_reset(pair.peer);
+	if (keep)
+		close(pair.fd);
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 	close(pair.peer);
 }
@@ -438,7 +476,6 @@ static int run_many(void *data)
 
 static void test_many(void)
 {
-	struct rlimit limit = { 8192, 8192 };
 	static struct pair pairs[MANY];
 	static uint64_t cookies[MANY];
 	static int fds[MANY];
@@ -446,7 +483,6 @@ static void test_many(void)
 	pid_t pids[2];
 	int i, status;
 
-	need(!setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
 	for (i = 0; i < MANY; i++) {
 		pairs[i] = pair_tagged(PAIR_V4);
 		fds[i] = pairs[i].fd;
@@ -528,6 +564,63 @@ static void test_locked(void)
 	check(stat_wait("tags", 0, 5), "tags: %ld", stat_read("tags"));
 }
 
+#define STUCK 600	/* more than a kernel of 6.1 has workers for one queue */
+
+/* As before, by more than there are workers: they must not use them up. */
+static void test_many_locked(void)
+{
+	int fault = syscall(SYS_userfaultfd, O_CLOEXEC), i;
+	static struct pair stuck[STUCK];
+	static uint64_t cookies[STUCK];
+	static pthread_t threads[STUCK];
+	static long all[STUCK][4];
+	struct timeval limit = { .tv_sec = 10 };
+	struct pair other = pair_tagged(PAIR_V4);
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_zeropage zero;
+	struct uffd_msg message;
+	pthread_attr_t small;
+	double start;
+	void *page;
+
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	range.range.start = (uintptr_t)page;
+	range.range.len = 4096;
+	need(fault >= 0 && !ioctl(fault, UFFDIO_API, &api) &&
+	     !ioctl(fault, UFFDIO_REGISTER, &range), "userfaultfd");
+	need(!pthread_attr_init(&small) && !pthread_attr_setstacksize(&small, 65536), "attr");
+	for (i = 0; i < STUCK; i++) {
+		stuck[i] = pair_tagged(PAIR_V4);
+		cookies[i] = stuck[i].cookie;
+		all[i][0] = stuck[i].fd;
+		all[i][1] = (long)page;
+		need(!pthread_create(&threads[i], &small, run_locked, all[i]), "pthread_create");
+		need(read(fault, &message, sizeof(message)) == sizeof(message), "fault");
+	}
+	start = now();
+	check(control_revoke(cookies, STUCK) == STUCK * (ssize_t)sizeof(struct record), "revoke");
+	printf("revoked: %d holders of their locks in %.0f ms\n", STUCK, 1000 * (now() - start));
+	check(control_revoke(&other.cookie, 1) == sizeof(struct record), "revoke");
+	setsockopt(other.peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	check_reset(other.peer);
+	zero = (struct uffdio_zeropage){ .range = range.range };
+	need(!ioctl(fault, UFFDIO_ZEROPAGE, &zero), "zeropage");
+	for (i = 0; i < STUCK; i++) {
+		pthread_join(threads[i], NULL);
+		check(all[i][2] < 0 && all[i][3] == ECONNABORTED, "send %d: %s", i,
+		      strerror(all[i][3]));
+		/* Before the abort, it may be. */
+		close(stuck[i].fd);
+		check_reset(stuck[i].peer);
+		close(stuck[i].peer);
+	}
+	close(fault);
+	munmap(page, 4096);
+	pair_close(&other);
+	check(stat_wait("tags", 0, 10), "tags: %ld", stat_read("tags"));
+}
+
 static int run_connecting(void *data)
 {
 	int fd = *(int *)data, value = -1;
@@ -582,18 +675,24 @@ static void test_own(void)
 
 int main_revoked(int argc, char **argv)
 {
-	int kind;
+	struct rlimit limit = { 8192, 8192 };
+	int kind, keep;
 
 	(void)argc;
 	(void)argv;
+	need(!setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
 	for (kind = PAIR_V4; kind <= PAIR_MAPPED; kind++)
 		test_sleepers(kind);
 	test_connecting();
-	test_watched();
+	test_watched(run_watched);
+	test_watched(run_watched_twice);
 	test_queued();
-	test_stopped();
-	test_forks();
+	for (keep = 0; keep < 2; keep++) {
+		test_stopped(keep);
+		test_forks(keep);
+	}
 	test_locked();
+	test_many_locked();
 	test_own();
 	test_many();
 	return failures;

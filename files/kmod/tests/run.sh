@@ -26,24 +26,27 @@ for kernel in $KERNELS; do
 	echo "== $kernel: build"
 	kdir=$(guest --kernel "$kernel" --headers)
 	out=$build/$kernel
-	mkdir -p "$out/steal"
+	mkdir -p "$out"
 	cp -pu "$kmod"/*.c "$kmod"/*.h "$kmod/Kbuild" "$out/"
-	cp -pu "$here"/steal/* "$out/steal/"
+	cp -pur "$here/steal" "$here/worker" "$out/"
 	# Without pahole there is no BTF; nothing here needs it.
 	make -s -C "$kdir" M="$out" SLIM_WERROR=y CONFIG_DEBUG_INFO_BTF_MODULES= modules
-	make -s -C "$kdir" M="$out/steal" CONFIG_DEBUG_INFO_BTF_MODULES= modules
-	strip --strip-debug "$out/slim_kmod.ko" "$out/steal/steal.ko"
+	for helper in steal worker; do
+		make -s -C "$kdir" M="$out/$helper" CONFIG_DEBUG_INFO_BTF_MODULES= modules
+	done
+	strip --strip-debug "$out/slim_kmod.ko" "$out/steal/steal.ko" "$out/worker/worker.ko"
 	for part in $PARTS; do
 		echo "== $kernel: $part"
 		case $part in
 		functions) options="--smp 2 --deadline 600" argument= ;;
-		stress) options="--smp 2 --append slub_debug=FZPU --deadline $((seconds * 2 + 240))" argument=$seconds ;;
+		stress) options="--smp 2 --append slub_debug=FZPU --deadline $((seconds * 3 + 360))" argument=$seconds ;;
 		cost) options="--icount --deadline 400" argument= ;;
 		esac
 		# shellcheck disable=SC2086
 		if guest --kernel "$kernel" $options --init "$here/guest.sh" \
 			--argument "$part" --argument "$argument" "$build/slimtest" \
-			"$out/slim_kmod.ko" "$out/steal/steal.ko" >"$out/$part.log" 2>&1; then
+			"$out/slim_kmod.ko" "$out/steal/steal.ko" "$out/worker/worker.ko" \
+			>"$out/$part.log" 2>&1; then
 			grep -E "^(ok|calls|revoked|stress|cost|no )" "$out/$part.log" || true
 		else
 			failed="$failed $kernel/$part"

@@ -5,6 +5,10 @@
  *   N workers, each: a pair, tag, hand to a container child that reads and
  *   writes and forks, pass through a Unix socket, revoke or close or exit
  *   one that reads "tags" and "stats"; one that tries rmmod
+ *
+ * stress SECONDS: one more tag lives all the while, so that rmmod must fail.
+ * reload SECONDS: none does, and one worker is enough: whenever its socket has
+ * gone, rmmod and insmod.
  */
 #define _GNU_SOURCE
 #include "lib.h"
@@ -18,6 +22,7 @@
 #include <sys/wait.h>
 
 static uint32_t seed;
+static bool reloading;	/* the module comes and goes */
 
 static uint32_t dice(uint32_t sides)
 {
@@ -51,22 +56,33 @@ static int run_child(void *data)
 	return failures;
 }
 
-static void one(void)
+/* ENOENT: no file; EIO: of a module that has gone; ESHUTDOWN: it is going. */
+static bool unloaded(int error)
+{
+	return reloading && (error == -ENOENT || error == -EIO || error == -ESHUTDOWN);
+}
+
+/* Returns false where there was no module. */
+static bool one(void)
 {
 	struct pair pair = pair_make(dice(3));
 	pid_t pids[3];
 	int count = 0, channel[2], i, error;
 
 	error = control_one(OP_TAG, pair.fd, pair.cookie);
+	if (unloaded(error)) {
+		pair_close(&pair);
+		return false;
+	}
 	check(!error, "tag: %d", error);
 	switch (dice(8)) {
 	case 0:
 		check(!control_one(OP_UNTAG, pair.fd, pair.cookie), "untag");
 		pair_close(&pair);
-		return;
+		return true;
 	case 1:
 		pair_close(&pair);
-		return;
+		return true;
 	case 2:
 		need(!socketpair(AF_UNIX, SOCK_STREAM, 0, channel), "socketpair");
 		send_fd(channel[0], pair.fd);
@@ -75,7 +91,7 @@ static void one(void)
 		close(channel[0]);
 		close(channel[1]);
 		pair_close(&pair);
-		return;
+		return true;
 	}
 	for (count = 0; count < (int)dice(3) + 1; count++)
 		pids[count] = container_start(run_child, &pair.fd, false);
@@ -83,14 +99,19 @@ static void one(void)
 	usleep(dice(20000));
 	if (dice(4) == 0)
 		kill(pids[0], SIGSTOP);
-	error = control_revoke(&pair.cookie, 1);
-	check(error == -ENOENT || error == sizeof(struct record), "revoke: %d", error);
+	/* The children may have ended, and the module with their socket. */
+	error = control_one(OP_REVOKE, -1, pair.cookie);
+	check(!error || error == -ENOENT || unloaded(error), "revoke: %d", error);
+	/* Now and then the sweeper comes first. */
+	if (reloading && dice(4) == 0)
+		usleep(1000000 + dice(20000));
 	kill(pids[0], SIGCONT);
 	for (i = 0; i < count; i++) {
 		error = finish(pids[i]);
 		check(!error, "child: %d", error);
 	}
 	close(pair.peer);
+	return true;
 }
 
 static void read_all(const char *path)
@@ -98,43 +119,67 @@ static void read_all(const char *path)
 	int fd = open(path, O_RDONLY);
 	char bytes[8192];
 
-	check(fd >= 0, "%s: %s", path, strerror(errno));
+	check(fd >= 0 || unloaded(-errno), "%s: %s", path, strerror(errno));
 	while (fd >= 0 && read(fd, bytes, sizeof(bytes)) > 0)
 		;
 	close(fd);
 }
 
+/* Take the module away if nobody needs it at the moment, and put it back. */
+static bool reload(void)
+{
+	int module, error;
+
+	if (syscall(SYS_delete_module, "slim_kmod", O_NONBLOCK)) {
+		check(errno == EWOULDBLOCK, "rmmod: %s", strerror(errno));
+		return false;
+	}
+	module = open("slim_kmod.ko", O_RDONLY | O_CLOEXEC);
+	error = module < 0 || syscall(SYS_finit_module, module, "", 0);
+	check(!error, "insmod: %s", strerror(errno));
+	close(module);
+	return true;
+}
+
+/* The fourth worker's turn. */
+static bool other(void)
+{
+	read_all("/proc/slim_kmod/tags");
+	read_all("/proc/slim_kmod/stats");
+	if (reloading)
+		return reload();
+	/* delete_module: a tag lives, so it must refuse */
+	check(syscall(SYS_delete_module, "slim_kmod", O_NONBLOCK) < 0 && errno == EWOULDBLOCK,
+	      "rmmod: %s", strerror(errno));
+	usleep(20000);
+	return true;
+}
+
 int main_stress(int argc, char **argv)
 {
 	double end = now() + (argc > 2 ? atof(argv[2]) : 10);
-	struct pair pin = pair_tagged(PAIR_V4);
+	struct pair pin = pair_make(PAIR_V4);
+	int i, first, turns = 0;
 	pid_t pids[4];
-	int i, turns = 0;
 
-	for (i = 0; i < 4; i++) {
+	reloading = !strcmp(argv[1], "reload");
+	if (!reloading)
+		need(!control_one(OP_TAG, pin.fd, pin.cookie), "tag");
+	first = reloading ? 2 : 0;
+	for (i = first; i < 4; i++) {
 		fflush(NULL);
 		pids[i] = fork();
 		if (pids[i])
 			continue;
 		close(pin.fd);
 		seed = 1000 + i;
-		while (now() < end) {
-			if (i == 3) {
-				read_all("/proc/slim_kmod/tags");
-				read_all("/proc/slim_kmod/stats");
-				/* delete_module: a tag lives, so it must refuse */
-				check(syscall(SYS_delete_module, "slim_kmod", O_NONBLOCK) < 0 &&
-				      errno == EWOULDBLOCK, "rmmod: %s", strerror(errno));
-				usleep(20000);
-			} else {
-				one();
-			}
-			turns++;
-		}
+		while (now() < end)
+			turns += i == 3 ? other() : one();
+		check(turns, "worker %d: never a turn", i);
 		printf("stress: worker %d: %d turns\n", i, turns);
 		exit(status_of(failures));
 	}
-	for (i = 0; i < 4; i++)
+	for (i = first; i < 4; i++)
 		check(!finish(pids[i]), "worker %d", i);
 	pair_close(&pin);
 	check(stat_wait("tags", 0, 40), "tags: %ld", stat_read("tags"));

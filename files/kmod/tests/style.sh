@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # sparse over the module for each kernel's headers, then checkpatch.
 #
-# Debian's headers carry no checkpatch.pl, its linux-source packages do:
-# CHECKPATCH names one, else it is looked for in /usr/src and below
-# .cache/guest, and left out with a word where there is none.
+# Debian's headers carry no checkpatch.pl, its linux-source packages do: CHECKPATCH
+# names one, else tools/guest fetches one into .cache/guest. Without any this fails.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 kmod=$(dirname "$here")
@@ -32,14 +31,8 @@ for kernel in $KERNELS; do
 		echo "style: sparse $kernel: clean"
 	fi
 done
-checkpatch=${CHECKPATCH:-}
-if [ -z "$checkpatch" ]; then
-	for checkpatch in /usr/src/linux*/scripts/checkpatch.pl \
-		"$root/.cache/guest/checkpatch/checkpatch.pl"; do
-		[ -f "$checkpatch" ] && break
-	done
-fi
-if [ -n "$checkpatch" ] && [ -f "$checkpatch" ]; then
+checkpatch=${CHECKPATCH:-$(python3 -m guest --checkpatch || true)}
+if [ -f "$checkpatch" ]; then
 	# CONST_STRUCT: our proto_ops are copies, written once at load.
 	check() {
 		perl "$checkpatch" --no-tree --terse --strict --max-line-length=100 -q \
@@ -49,7 +42,7 @@ if [ -n "$checkpatch" ] && [ -f "$checkpatch" ]; then
 		}
 	}
 	log=$root/.cache/guest/kmod/checkpatch.log
-	for file in "$kmod"/*.c "$kmod"/*.h "$here"/steal/*.c; do
+	for file in "$kmod"/*.c "$kmod"/*.h "$here"/*/*.c; do
 		case $(basename "$file") in
 		# Lists as macros are what these are for.
 		allow.h | check.c) check "COMPLEX_MACRO,MACRO_ARG_REUSE,MULTISTATEMENT_MACRO_USE_DO_WHILE,MACRO_WITH_FLOW_CONTROL,TRAILING_SEMICOLON,PREFER_DEFINED_ATTRIBUTE_MACRO" "$file" ;;
@@ -58,7 +51,8 @@ if [ -n "$checkpatch" ] && [ -f "$checkpatch" ]; then
 	done
 	[ -n "$failed" ] || echo "style: checkpatch: clean"
 else
-	echo "style: no checkpatch.pl here; CHECKPATCH=path/to/checkpatch.pl"
+	echo "style: no checkpatch.pl at '$checkpatch': see above; or CHECKPATCH=path/to/checkpatch.pl" >&2
+	failed="$failed checkpatch"
 fi
 [ -z "$failed" ] || {
 	echo "FAILED:$failed" >&2

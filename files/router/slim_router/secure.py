@@ -97,7 +97,10 @@ class Kmod:
         return SecureError(error.errno, f"secure mode kmod: {path}: {cause}; {step}")
 
     def identity(self) -> str:
-        """The line of the file ``version``: format, version, hooks."""
+        """The line of the file ``version``: format, version, hooks, build, time of load.
+
+        MODULE-VERSION alone would be equal across releases; ``srcversion`` and ``loaded_ns``
+        (docs/protocol.md) make each load of each build another line."""
         try:
             with open(f"{self.directory}/version", encoding="ascii") as file:
                 text = file.readline(4096).strip()

@@ -40,10 +40,10 @@ def kmod(tmp_path, monkeypatch):
     return directory
 
 
-def load(directory, version: str = "0.3.0") -> None:
+def load(directory, version: str = "0.3.0", more: str = "") -> None:
     directory.mkdir(exist_ok=True)
     (directory / "control").write_bytes(b"")
-    (directory / "version").write_text(f"1 {version} ops setsockopt\n")
+    (directory / "version").write_text(f"1 {version} ops setsockopt{more}\n")
 
 
 @pytest.fixture
@@ -132,17 +132,22 @@ def test_the_module_comes_and_goes(lone, kmod, capfd):
     run(body())
 
 
-def test_another_module_in_its_place_means_new_workers(lone, kmod):
+@pytest.mark.parametrize(
+    ("version", "more"),
+    [("0.4.0", ""), ("0.3.0", " srcversion=C0FFEE loaded_ns=2")],
+    ids=["release", "load"],
+)
+def test_another_module_in_its_place_means_new_workers(lone, kmod, version, more):
     async def body():
-        load(kmod)
+        load(kmod, "0.3.0", " srcversion=C0FFEE loaded_ns=1")
         async with scene(lone) as (puppets, one, ep):
             a1 = await puppets.worker("a1")
             await until(lambda: ep.up, "up")
-            load(kmod, "0.4.0")
+            load(kmod, version, more)
             await a1.get("stop")
             await puppets.worker("a1", after=a1)
             await until(lambda: ep.up, "up")
-            assert one.guard.report()["backend"] == "1 0.4.0 ops setsockopt"
+            assert one.guard.report()["backend"] == f"1 {version} ops setsockopt{more}"
 
     run(body())
 

@@ -33,12 +33,17 @@ import pack  # noqa: E402 - found by the path above
 #: Instructions of a warm connect with a backend, by those without.
 BAR = 1.10
 COSTS = {
-    "byte_min_us": "at best",
-    "byte_p50_us": "median",
+    "byte_min_us": "with the first byte, at best",
+    "byte_p50_us": "with the first byte, median",
 }
 """What is judged: connect and the server's first byte, so the instructions of both ends. Not
 connect() alone: how much of the server's side runs before it returns is the scheduler's
 choice, so that it has several values."""
+SHOWN = {
+    "connect_min_us": "connect() alone, at best",
+    "connect_p50_us": "connect() alone, median",
+}
+"""What is printed beside it."""
 LIST = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -116,14 +121,15 @@ def cost(kernel: str, module: Path, scratch: Path) -> int:
     took = {
         (mode, name): statistics.median(row[name] for row in rows if row["mode"] == mode)
         for mode in ("none", "kmod", "bpf")
-        for name in COSTS
+        for name in {**COSTS, **SHOWN}
     }
     failed = 0
     for mode in ("kmod", "bpf"):
-        for name, title in COSTS.items():
+        for name, title in {**COSTS, **SHOWN}.items():
             ratio = took[mode, name] / took["none", name]
-            print(f"cost   warm connect, {title}, {mode} by none: {ratio:.3f}")
-            failed |= ratio > BAR
+            note = "" if name in SHOWN else f" (bar {BAR})"
+            print(f"cost   warm connect, {title}, {mode} by none: {ratio:.3f}{note}")
+            failed |= name in COSTS and ratio > BAR
     return failed
 
 
