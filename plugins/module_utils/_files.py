@@ -26,9 +26,10 @@ def read(path):
         return None
 
 
-def put(path, text, mode):
+def put(path, text, mode, group=None):
     """Replace the file.
 
+    :param group: number of the group that it belongs to; that of the process unless given.
     :raises OSError: the old one stays then.
     """
     fresh = path.with_name(f".{path.name}.new")
@@ -38,5 +39,7 @@ def put(path, text, mode):
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
+    if group is not None:
+        os.chown(str(fresh), -1, group)
     fresh.chmod(mode)
     fresh.replace(path)

@@ -16,7 +16,16 @@ import json
 TRUNK_PORT = 6790
 DATA_PORTS = (20000, 20999)
 OVERLAY = ("10.44.0.0/16",)
-PROVIDERS = ("vxlan", "existing")
+PROVIDERS = ("vxlan", "host-gw", "bgp", "existing")
+# Those whose routes the hosts make themselves, packet by packet as it is.
+ROUTED = ("host-gw", "bgp")
+# RFC 6996 and RFC 7607: all but 0 and the last of both ranges.
+ASN_MAX = (1 << 32) - 2
+ASN_RESERVED = (23456, 65535)
+# TCP_MD5SIG_MAXKEYLEN: linux/tcp.h.
+PASSWORD_MAX = 80
+# Hold time in seconds: RFC 4271 section 4.2.
+HOLD = (3, 65535)
 DEFAULT_TENANT = "default"
 DEFAULT_VNI = 4242
 # 24 bits, and 0 is none: RFC 7348 section 5.
@@ -78,7 +87,7 @@ def build(hostvars, names):
 
     :param hostvars: mapping of host name to its variables.
     :param names: the hosts to look at, normally those of the group slim_hosts.
-    :returns: dict with C(hosts) (name to address, trunk_port, data_ports),
+    :returns: dict with C(hosts) (name to address, trunk_port, data_ports, prefixes),
         C(endpoints) (list, each with host) and C(pools) (list, each with the hosts
         whose variables have it). What the inventory has wrong stays in as it is, for
         L(problems) to name.
@@ -101,6 +110,7 @@ def build(hostvars, names):
             "explicit": explicit,
             "trunk_port": values.get("slim_trunk_port", TRUNK_PORT),
             "data_ports": _plain(values.get("slim_data_ports", list(DATA_PORTS))),
+            "prefixes": _plain(values.get("slim_host_prefixes", [])),
         }
         listed = values.get("slim_endpoints", [])
         if not isinstance(listed, (list, tuple)):
@@ -368,6 +378,96 @@ def _check_hosts(fleet, settings, complete):
                 )
 
 
+def _check_prefixes(fleet, settings):
+    """Prefixes of hosts: inside the overlay, nobody else's, and with no vip of another host."""
+    networks = _networks(settings["overlay_networks"] or [])
+    taken = {}
+    for name, host in fleet["hosts"].items():
+        listed = host.get("prefixes") or []
+        if not isinstance(listed, (list, tuple)):
+            yield problem(
+                f"host {name}", "slim_host_prefixes is not a list", "give it as a list of networks"
+            )
+            continue
+        for text in listed:
+            thing = f"host {name}"
+            try:
+                prefix = ipaddress.IPv4Network(str(text))
+            except ValueError as error:
+                yield problem(
+                    thing,
+                    f"slim_host_prefixes holds {text}, which is not an IPv4 network ({error})",
+                    "write it as NETWORK/LENGTH with no host bits set",
+                )
+                continue
+            if networks and not any(prefix.subnet_of(network) for network in networks):
+                yield problem(
+                    thing,
+                    f"its prefix {prefix} lies outside the overlay "
+                    f"{', '.join(str(net) for net in networks)}",
+                    "choose one inside it or extend slim_overlay_networks",
+                )
+            for other, owner in taken.items():
+                if prefix.overlaps(other):
+                    yield problem(
+                        thing,
+                        f"its prefix {prefix} overlaps {other} of host {owner}",
+                        "correct slim_host_prefixes of one of the two",
+                    )
+            taken[prefix] = name
+    for endpoint in fleet["endpoints"]:
+        vip = _address(endpoint.get("vip"))
+        for prefix, owner in taken.items():
+            if vip is not None and vip in prefix and endpoint["host"] != owner:
+                yield problem(
+                    f"endpoint {endpoint.get('name') or '(no name)'}",
+                    f"vip {vip} lies in the prefix {prefix} of host {owner}",
+                    "choose another vip or correct slim_host_prefixes",
+                )
+
+
+def _check_bgp(fleet, settings):
+    bgp = settings.get("bgp") or {}
+    if settings["fallback_provider"] != "bgp" or not bgp:
+        return
+    asn = bgp["asn"]
+    if not 0 < asn <= ASN_MAX or asn in ASN_RESERVED:
+        yield problem(
+            f"slim_fallback_bgp_asn {asn}",
+            "it is not a number of an autonomous system",
+            "choose a private one, from 64512 to 65534 or from 4200000000 to 4294967294",
+        )
+    if not HOLD[0] <= bgp["hold"] <= HOLD[1]:
+        yield problem(
+            f"slim_fallback_bgp_hold {bgp['hold']}",
+            f"a hold time has {HOLD[0]} to {HOLD[1]} seconds",
+            "correct it",
+        )
+    if not 0 < bgp["port"] < 65536:
+        yield problem(f"slim_fallback_bgp_port {bgp['port']}", "it is not a TCP port", "correct it")
+    password = str(bgp["password"])
+    # Never named: only what is wrong with it.
+    if len(password.encode()) > PASSWORD_MAX or not all(
+        " " <= char <= "~" and char != '"' for char in password
+    ):
+        yield problem(
+            "slim_fallback_bgp_password",
+            f"it has more than {PASSWORD_MAX} bytes, a double quote or signs beyond ASCII",
+            "choose another",
+        )
+    reflectors = bgp["reflectors"]
+    if not isinstance(reflectors, (list, tuple)):
+        yield problem("slim_fallback_bgp_reflectors", "it is not a list", "give it as a list")
+        return
+    for entry in reflectors:
+        if str(entry) not in fleet["hosts"] and _address(entry) is None:
+            yield problem(
+                f"slim_fallback_bgp_reflectors {entry}",
+                "it is neither a host of the fleet nor an IPv4 address",
+                "name a host of the group slim_hosts or give the address of a router of the site",
+            )
+
+
 def _check_endpoints(fleet, settings):
     tenants = _tenants(settings) if settings["fallback_provider"] == "vxlan" else {}
     names = {}
@@ -554,10 +654,69 @@ def problems(fleet, settings, complete=True):
             problem("group slim_hosts", "it has no hosts", "put the hosts of the fleet into it")
         )
     found += _check_hosts(fleet, settings, complete)
+    found += _check_prefixes(fleet, settings)
+    found += _check_bgp(fleet, settings)
     found += _check_tenants(fleet, settings)
     found += _check_endpoints(fleet, settings)
     found += _check_pools(fleet, settings)
     return found
+
+
+def routes(fleet, host):
+    """Which parts of the overlay lie on a host, and which behind the others.
+
+    :param fleet: from L(build), without problems.
+    :param host: name of the host.
+    :returns: dict with own (networks) and others (list of dicts with to and via): a
+        host's prefixes, and each vip that lies in none of them as a network of its own.
+    """
+    parts = {}
+    for name, entry in fleet["hosts"].items():
+        parts[name] = {ipaddress.IPv4Network(str(text)) for text in entry.get("prefixes") or []}
+    for endpoint in fleet["endpoints"]:
+        vip = ipaddress.IPv4Network(endpoint["vip"])
+        prefixes = parts[endpoint["host"]]
+        if not any(vip.subnet_of(prefix) for prefix in prefixes):
+            prefixes.add(vip)
+    others = [
+        {"to": str(network), "via": fleet["hosts"][name]["address"]}
+        for name, networks in parts.items()
+        if name != host
+        for network in sorted(networks)
+    ]
+    return {
+        "own": [str(network) for network in sorted(parts[host])],
+        "others": sorted(others, key=lambda entry: (entry["to"], entry["via"])),
+    }
+
+
+def neighbours(fleet, host, reflectors):
+    """Whom the routing daemon of a host talks to.
+
+    :param fleet: from L(build), without problems.
+    :param host: name of the host.
+    :param reflectors: hosts of the fleet, or addresses of other routers, that pass routes on;
+        where there are none every host talks to every other one.
+    :returns: list of dicts with name (of a host, or an address), address and client (it gets
+        from this host what the others have said).
+    """
+    hosts = fleet["hosts"]
+    chosen = [str(entry) for entry in reflectors]
+    inside = [name for name in chosen if name in hosts]
+    peers = hosts if not chosen or host in inside else inside
+    found = [
+        {
+            "name": name,
+            "address": hosts[name]["address"],
+            "client": host in inside and name not in inside,
+        }
+        for name in peers
+        if name != host
+    ]
+    found += [
+        {"name": entry, "address": entry, "client": False} for entry in chosen if entry not in hosts
+    ]
+    return sorted(found, key=lambda entry: entry["name"])
 
 
 def segments(fleet, tenants, host):

@@ -11,11 +11,16 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from ansible_collections.slim.overlay.plugins.module_utils import _fleet
 from ansible_collections.slim.overlay.plugins.module_utils._fleet import problem
 
 # SO_NETNS_COOKIE, by which the router knows its callers, came with 5.14: socket(7).
 KERNEL_MIN = (5, 14)
 PYTHON_MIN = (3, 11)
+# Outer Ethernet, IPv4, UDP and VXLAN: RFC 7348 section 5.
+VXLAN_OVERHEAD = 50
+# What every host has to take in one piece: RFC 791.
+MTU_MIN = 576
 
 
 def _version(text):
@@ -23,16 +28,41 @@ def _version(text):
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
+def _is_ours(facts, route):
+    """Was the route made by a fallback of ours?"""
+    built = facts["fallback"]
+    if route.get("namespace"):
+        return [route["namespace"], route["device"]] in built["attached"]
+    # The routed providers' pairs; and routes that lead to the other hosts.
+    return route["device"].startswith("slr") or (
+        bool(route["gateway"]) and route["network"] in built["routes"]
+    )
+
+
+def way_to(facts, address):
+    """The host's route to an address, longest prefix first; None where there is none."""
+    target = ipaddress.IPv4Address(address)
+    fitting = [
+        route
+        for route in facts["routes"]
+        if target in ipaddress.IPv4Network(route["network"]) and not _is_ours(facts, route)
+    ]
+    return max(
+        fitting, key=lambda route: ipaddress.IPv4Network(route["network"]).prefixlen, default=None
+    )
+
+
 def routes_into(facts, networks):
     """The routes that overlap one of the networks, of the host and inside its endpoints.
 
-    The default route overlaps every one.
+    The default route overlaps every one. Those of a fallback that we built do not count.
     """
     wanted = [ipaddress.IPv4Network(str(value)) for value in networks]
     return [
         route
         for route in facts["routes"] + facts["routes_inside"]
-        if any(ipaddress.IPv4Network(route["network"]).overlaps(mine) for mine in wanted)
+        if not _is_ours(facts, route)
+        and any(ipaddress.IPv4Network(route["network"]).overlaps(mine) for mine in wanted)
     ]
 
 
@@ -60,7 +90,7 @@ def _software(thing, facts, settings):
         )
     elif not settings["manage_packages"]:
         for module in python["missing"]:
-            if module == "pyroute2" and settings["fallback_provider"] != "vxlan":
+            if module == "pyroute2" and settings["fallback_provider"] == "existing":
                 continue
             yield problem(
                 thing,
@@ -91,6 +121,99 @@ def _software(thing, facts, settings):
                 )
 
 
+def _clashes(facts, settings, overlay):
+    for route in facts["routes"]:
+        network = ipaddress.IPv4Network(route["network"])
+        if network.prefixlen == 0 or route["device"] in settings["own_devices"]:
+            continue
+        if _is_ours(facts, route):
+            continue
+        for mine in overlay:
+            if mine.overlaps(network):
+                yield problem(
+                    f"overlay network {mine}",
+                    f"it overlaps {network}, which is reached through {route['device']} of "
+                    f"host {settings['name']}",
+                    "choose an overlay network that no host network overlaps",
+                )
+
+
+def _mtu(thing, facts, settings):
+    """Does the network between the hosts carry the overlay's packets whole?"""
+    device = next(
+        (
+            entry["device"]
+            for entry in facts["addresses"]
+            if entry["address"] == settings["address"]
+        ),
+        None,
+    )
+    outer = facts["mtus"].get(device, 0)
+    if not outer:
+        return
+    overhead = VXLAN_OVERHEAD if settings["fallback_provider"] == "vxlan" else 0
+    room = outer - overhead
+    if settings["fallback_mtu"] > room:
+        yield problem(
+            thing,
+            f"slim_fallback_mtu is {settings['fallback_mtu']} and {device} has room for {room} "
+            f"(its MTU {outer} less {overhead} for the encapsulation)",
+            f"set slim_fallback_mtu: 0 or at most {room}, or raise the MTU between the hosts",
+        )
+    elif (settings["fallback_mtu"] or room) < MTU_MIN:
+        yield problem(
+            thing,
+            f"the overlay's packets would have {settings['fallback_mtu'] or room} bytes and less "
+            f"than {MTU_MIN} is of no use (MTU of {device}: {outer})",
+            "raise the MTU between the hosts, or slim_fallback_mtu",
+        )
+
+
+def _neighbours(thing, facts, settings):
+    """Are the other hosts on a link of this one?"""
+    outside = [entry for entry in settings["reflectors"] if entry not in settings["fleet"]]
+    for peer in settings["peers"]:
+        way = way_to(facts, peer)
+        if way is None:
+            yield problem(
+                thing,
+                f"it has no route to the host address {peer}",
+                "bring the network between the hosts up or correct slim_host_address",
+            )
+        elif way["gateway"] and not (settings["fallback_provider"] == "bgp" and outside):
+            yield problem(
+                thing,
+                f"the next hop {peer} is not on one of its links but behind {way['gateway']}, "
+                "which would not know the vips",
+                "put the hosts on one link, choose slim_fallback_provider: vxlan, or bgp with the "
+                "routers between them as slim_fallback_bgp_reflectors",
+            )
+
+
+def _bird(thing, facts, settings):
+    bird = facts["bird"]
+    taken = any(entry["port"] == settings["bgp_port"] for entry in facts["listeners"])
+    if taken and not bird["configured"]:
+        yield problem(
+            thing,
+            f"TCP port {settings['bgp_port']} for BGP is taken by another program",
+            "stop that program, or set slim_fallback_bgp_port to another one for all hosts",
+        )
+    if not bird["program"] and not settings["manage_packages"]:
+        yield problem(
+            thing,
+            "the routing daemon bird is not there and packages are not to be installed",
+            "install BIRD 2 (package bird2, bird on EL) or set slim_router_manage_packages: true",
+        )
+    elif not bird["program"] and facts["os_family"] not in ("debian", "redhat"):
+        yield problem(
+            thing,
+            "the routing daemon bird is not there and its package name on "
+            f"{facts['distribution'] or 'this system'} is not known here",
+            "install BIRD 2 there",
+        )
+
+
 def _network(thing, facts, settings):
     address = settings["address"]
     known = sorted({entry["address"] for entry in facts["addresses"]})
@@ -106,26 +229,19 @@ def _network(thing, facts, settings):
             overlay.append(ipaddress.IPv4Network(str(value)))
         except ValueError:
             continue
-    if settings["fallback_provider"] == "vxlan":
-        if not facts["vxlan"]:
-            yield problem(
-                thing,
-                f"its kernel {facts['kernel']} has no vxlan driver",
-                "install the package with the kernel's modules or use "
-                "slim_fallback_provider: existing",
-            )
-        for route in facts["routes"]:
-            network = ipaddress.IPv4Network(route["network"])
-            if network.prefixlen == 0 or route["device"] in settings["own_devices"]:
-                continue
-            for mine in overlay:
-                if mine.overlaps(network):
-                    yield problem(
-                        f"overlay network {mine}",
-                        f"it overlaps {network}, which is reached through {route['device']} of "
-                        f"host {settings['name']}",
-                        "choose an overlay network that no host network overlaps",
-                    )
+    if settings["fallback_provider"] == "vxlan" and not facts["vxlan"]:
+        yield problem(
+            thing,
+            f"its kernel {facts['kernel']} has no vxlan driver",
+            "install the package with the kernel's modules or use slim_fallback_provider: existing",
+        )
+    if settings["fallback_provider"] != "existing":
+        yield from _clashes(facts, settings, overlay)
+        yield from _mtu(thing, facts, settings)
+    if settings["fallback_provider"] in _fleet.ROUTED:
+        yield from _neighbours(thing, facts, settings)
+    if settings["fallback_provider"] == "bgp":
+        yield from _bird(thing, facts, settings)
     if settings["fallback_provider"] == "existing":
         ways = routes_into(facts, overlay)
         secret = {route["device"] for route in ways} & set(facts["wireguard"])
@@ -229,7 +345,8 @@ def problems(facts, settings):
     :param settings: dict with name, address, trunk_port, overlay_networks,
         fallback_provider, service_manager, keeper_command, shim_build,
         controller_machine, manage_packages, own_devices, router_installed,
-        allow_plaintext, data_ports, secure_mode, sign_key.
+        allow_plaintext, data_ports, secure_mode, sign_key, fallback_mtu, bgp_port, peers
+        (addresses of the other hosts), fleet (names of the hosts) and reflectors.
     :returns: list of problems.
     """
     thing = f"host {settings['name']}"

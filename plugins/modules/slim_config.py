@@ -52,6 +52,9 @@ options:
         description: Its permissions, in octal.
         type: str
         default: "0600"
+      group:
+        description: The group that the file belongs to, by name; the one of the process unless given.
+        type: str
       once:
         description: A file that is there stays as it is.
         type: bool
@@ -97,6 +100,7 @@ changed_files:
   elements: str
 """
 
+import grp
 import shutil
 import tempfile
 from pathlib import Path
@@ -108,6 +112,20 @@ from ansible_collections.slim.overlay.plugins.module_utils import _files
 def mode_of(path):
     """Permissions of what is there."""
     return path.stat().st_mode & 0o7777
+
+
+def group_of(module, name):
+    """Number of a group; None where none is wanted, -1 where in check mode it is not there yet."""
+    if not name:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        if module.check_mode:
+            return -1
+        return module.fail_json(
+            msg=f"slim_config: the group {name} is not there; install what brings it and run again"
+        )
 
 
 def check(module, texts):
@@ -148,6 +166,7 @@ def main():
                     "path": place,
                     "mode": {"type": "str", "default": "0600"},
                     "content": {"type": "raw", "required": True},
+                    "group": {"type": "str"},
                     "once": {"type": "bool", "default": False},
                 },
             },
@@ -171,11 +190,12 @@ def main():
         before = _files.read(path)
         if before is not None and wanted["once"]:
             continue
-        if before != text or mode_of(path) != mode:
+        group = group_of(module, wanted["group"])
+        if before != text or mode_of(path) != mode or group not in (None, path.stat().st_gid):
             changed.append(str(path))
             names = {"before_header": str(path), "after_header": str(path)}
             diff.append(dict(names, before=before or "", after=text))
-            steps.append((_files.put, path, text, mode))
+            steps.append((_files.put, path, text, mode, group))
     if changed:
         check(module, texts)
     if not module.check_mode:

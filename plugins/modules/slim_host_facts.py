@@ -75,6 +75,8 @@ from ansible_collections.slim.overlay.plugins.module_utils import _fleet
 from ansible_collections.slim.overlay.plugins.module_utils._hostnet import interface_addresses
 
 TCP_LISTEN = "0A"
+# RTF_REJECT: linux/route.h
+REJECT = 0x200
 
 
 def read(path, default=""):
@@ -131,9 +133,19 @@ def routes(text):
     found = []
     for line in text.splitlines()[1:]:
         fields = line.split()
-        network = socket.inet_ntoa(struct.pack("=I", int(fields[1], 16)))
+        if int(fields[3], 16) & REJECT:
+            continue
+        network, gateway = (
+            socket.inet_ntoa(struct.pack("=I", int(field, 16))) for field in fields[1:3]
+        )
         length = bin(int(fields[7], 16)).count("1")
-        found.append({"network": f"{network}/{length}", "device": fields[0]})
+        found.append(
+            {
+                "network": f"{network}/{length}",
+                "device": fields[0],
+                "gateway": "" if gateway == "0.0.0.0" else gateway,
+            }
+        )
     return found
 
 
@@ -141,7 +153,7 @@ def routes_inside(module, path):
     """The same of another network namespace; empty where it is not there."""
     command = ["nsenter", f"--net={path}", "cat", "/proc/net/route"]
     code, out = module.run_command(command)[:2]
-    return routes(out) if code == 0 else []
+    return [dict(route, namespace=path) for route in routes(out)] if code == 0 else []
 
 
 def listeners():
@@ -181,6 +193,28 @@ def has_vxlan(module):
             return True
     modprobe = module.get_bin_path("modprobe")
     return bool(modprobe) and module.run_command([modprobe, "-n", "-q", "vxlan"])[0] == 0
+
+
+def link_mtus():
+    """Bytes that a packet may have, by interface."""
+    return {
+        place.parent.name: int(read(place))
+        for place in Path("/sys/class/net").glob("*/mtu")
+        if read(place).strip().isdigit()
+    }
+
+
+def fallback():
+    """What the fallback that is there was told: provider, its routes, where it attaches."""
+    found = {"provider": "", "routes": [], "attached": []}
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        content = json.loads(read("/etc/slim/fallback.json", "{}"))
+        found["routes"] = [str(entry["to"]) for entry in content.get("routes", [])]
+        found["attached"] = [
+            [str(entry["netns"]), str(entry["interface"])] for entry in content["endpoints"]
+        ]
+        found["provider"] = str(content["provider"])
+    return found
 
 
 def modes():
@@ -297,6 +331,13 @@ def main():
         },
         "guard": kernel_guard(),
         "wireguard": wireguard(),
+        "mtus": link_mtus(),
+        "fallback": fallback(),
+        "bird": {
+            "program": module.get_bin_path("bird") or "",
+            # Ours, not the site's.
+            "configured": Path("/etc/slim/bird.conf").exists(),
+        },
         "map": fleet_map(),
         # Public parts only: what decides whether a certificate has to be made.
         "certificate": read("/etc/slim/tls/host.pem"),

@@ -13,7 +13,7 @@ from lab.room import Room
 ALGORITHM = "cubic"
 
 #: Words of `ip route show` that `ip route replace` does not take.
-_FLAGS = {"linkdown", "dead", "onlink", "offload", "trap", "rt_trap", "rt_offload"}
+_FLAGS = {"linkdown", "dead", "offload", "trap", "rt_trap", "rt_offload"}
 
 
 def replacements(routes: str) -> list[str]:

@@ -19,6 +19,12 @@ NAME_MAX = 15
 # 24 bits: RFC 7348 section 5.
 VNI_MAX = (1 << 24) - 1
 DEFAULT = "default"
+PROVIDERS = ("vxlan", "host-gw", "bgp", "existing")
+# Those that carry packets as they are, and endpoints without a common link.
+ROUTED = ("host-gw", "bgp")
+# rt_table(5): 253 to 255 are the kernel's own, and 0 is none.
+TABLE_MAX = (1 << 32) - 1
+TABLES_TAKEN = (253, 254, 255)
 
 
 class ConfigError(ValueError):
@@ -36,12 +42,17 @@ class Endpoint:
     netns: str
     # Name of the endpoint's interface in there.
     interface: str
+    # Whether packets are routed to it; else it is a port of a bridge.
+    routed: bool = False
 
     @property
     def link(self) -> str:
-        """The host's end of the veth pair; the same for an endpoint at every boot."""
+        """The host's end of the veth pair; the same for an endpoint at every boot.
+
+        The two kinds differ in name: none is ever taken for the other and rebuilt halfway.
+        """
         digest = hashlib.sha256(f"{self.tenant}\0{self.name}".encode()).hexdigest()
-        return f"slv{digest[:10]}"
+        return f"{'slr' if self.routed else 'slv'}{digest[:10]}"
 
     @property
     def mac(self) -> str:
@@ -75,6 +86,15 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Way:
+    """A part of the overlay that lies behind another host."""
+
+    network: ipaddress.IPv4Network
+    # Address of that host.
+    host: ipaddress.IPv4Address
+
+
+@dataclass(frozen=True)
 class Config:
     """The fallback overlay as it should be on this host."""
 
@@ -95,6 +115,10 @@ class Config:
     mtu: int
     # Tenants with a network of their own.
     tenants: tuple[Segment, ...] = ()
+    # Routes to the other hosts' vips and prefixes.
+    ways: tuple[Way, ...] = ()
+    # Routing table that our routing daemon fills.
+    table: int = 4244
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -162,6 +186,27 @@ def _check_segments(config: Config) -> None:
             names[name] = segment.tenant
 
 
+def _check_ways(config: Config) -> None:
+    if config.tenants and config.provider in ROUTED:
+        raise ConfigError(
+            f"provider {config.provider} has one network for all tenants; "
+            "leave tenants out or choose vxlan"
+        )
+    seen: dict[ipaddress.IPv4Network, ipaddress.IPv4Address] = {}
+    for way in config.ways:
+        if not any(way.network.subnet_of(network) for network in config.overlay):
+            raise ConfigError(
+                f"route to {way.network} lies outside the overlay; "
+                "correct slim_endpoints, slim_host_prefixes or slim_overlay_networks"
+            )
+        if way.network in seen:
+            raise ConfigError(
+                f"route to {way.network} leads to {way.host} and to {seen[way.network]}; "
+                "run the playbook again"
+            )
+        seen[way.network] = way.host
+
+
 def parse(text: str) -> Config:
     """The configuration from JSON text.
 
@@ -176,8 +221,10 @@ def parse(text: str) -> Config:
                 f"version {content.get('version')!r} is not known; install a matching slim_fallback"
             )
         provider = _take(content, "provider", str)
-        if provider not in ("vxlan", "existing"):
-            raise ConfigError(f"provider {provider!r} is not known; choose vxlan or existing")
+        if provider not in PROVIDERS:
+            raise ConfigError(
+                f"provider {provider!r} is not known; choose one of {', '.join(PROVIDERS)}"
+            )
         endpoints = []
         for entry in _take(content, "endpoints", list, []):
             if not entry.get("attach", False):
@@ -191,6 +238,7 @@ def parse(text: str) -> Config:
                     interface=_link_name(
                         _take(entry, "interface", str, "eth0"), "the endpoint's interface"
                     ),
+                    routed=provider in ROUTED,
                 )
             )
         overlay = tuple(ipaddress.IPv4Network(item) for item in _take(content, "overlay", list))
@@ -208,6 +256,14 @@ def parse(text: str) -> Config:
             tenants=tuple(
                 _segment(entry, overlay) for entry in _take(content, "tenants", list, [])
             ),
+            ways=tuple(
+                Way(
+                    ipaddress.IPv4Network(_take(entry, "to", str)),
+                    ipaddress.IPv4Address(_take(entry, "via", str)),
+                )
+                for entry in _take(content, "routes", list, [])
+            ),
+            table=_take(content, "table", int, 4244),
         )
     except ConfigError:
         raise
@@ -220,8 +276,14 @@ def parse(text: str) -> Config:
         raise ConfigError(f"port {config.port} is not a UDP port; correct it")
     if config.mtu and config.mtu < MTU_MIN:
         raise ConfigError(f"mtu {config.mtu} is below {MTU_MIN}; leave it out or raise it")
+    if not 0 < config.table <= TABLE_MAX or config.table in TABLES_TAKEN:
+        raise ConfigError(
+            f"table {config.table} cannot be ours; choose a number from 1 to {TABLE_MAX} "
+            f"but {', '.join(map(str, TABLES_TAKEN))}"
+        )
     for endpoint in config.endpoints:
         config.segment_of(endpoint).network_of(endpoint.vip)
+    _check_ways(config)
     return config
 
 

@@ -18,6 +18,18 @@ AF_BRIDGE = 7
 # linux/if.h
 IFF_UP = 1
 ANYWHERE = "00:00:00:00:00:00"
+# rtm_protocol of our routes and rules: a number that iproute2's table of names,
+# etc/iproute2/rt_protos, leaves free.
+PROTOCOL = 83
+# linux/rtnetlink.h
+PROTOCOL_BIRD = 12
+TABLE_MAIN = 254
+SCOPE_LINK = 253
+ONLINK = 4
+TYPES = {1: "unicast", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+# linux/neighbour.h
+NUD_PERMANENT = 0x80
+SYSCTL = Path("/proc/sys/net/ipv4/conf")
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,45 @@ class Link:
     peer: int
     # What the kind adds (IFLA_INFO_DATA), by attribute name.
     data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One IPv4 route."""
+
+    # NETWORK/LENGTH
+    to: str
+    # Address of the next hop, empty where there is none.
+    via: str = ""
+    # Index of the link that it leads through, or 0.
+    index: int = 0
+    type: str = "unicast"
+    protocol: int = PROTOCOL
+    # The smaller one wins among routes of one network.
+    metric: int = 0
+    table: int = TABLE_MAIN
+
+    @property
+    def ours(self) -> bool:
+        """Made by us, and not by the site or a routing daemon."""
+        return self.protocol == PROTOCOL
+
+    def __str__(self) -> str:
+        if self.type != "unicast":
+            return f"{self.to}: {self.type}"
+        return f"{self.to} via {self.via}" if self.via else f"{self.to} on its link"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of ours: packets to a network take a table first."""
+
+    network: str
+    table: int
+    priority: int
+
+    def __str__(self) -> str:
+        return f"to {self.network}: table {self.table}"
 
 
 def _attribute(message: Any, name: str) -> Any:
@@ -88,14 +139,113 @@ class Space:
                 found.append((int(message["index"]), str(text), int(message["prefixlen"])))
         return found
 
+    def all_routes(self, table: int = TABLE_MAIN) -> list[Route]:
+        """Every IPv4 route of a table."""
+        found = []
+        for message in self.ipr.get_routes(family=2, table=table):
+            # The kernel before 4.20 ignores the dump's filter.
+            if (_attribute(message, "RTA_TABLE") or message["table"]) != table:
+                continue
+            found.append(
+                Route(
+                    to=f"{_attribute(message, 'RTA_DST') or '0.0.0.0'}/{message['dst_len']}",
+                    via=str(_attribute(message, "RTA_GATEWAY") or ""),
+                    index=int(_attribute(message, "RTA_OIF") or 0),
+                    type=TYPES.get(message["type"], "other"),
+                    protocol=int(message["proto"]),
+                    metric=int(_attribute(message, "RTA_PRIORITY") or 0),
+                    table=table,
+                )
+            )
+        return found
+
     def routes(self, index: int) -> set[str]:
         """Destinations of the IPv4 routes of the main table through a link."""
-        found = set()
-        for message in self.ipr.get_routes(family=2, table=254):
-            target = _attribute(message, "RTA_DST")
-            if _attribute(message, "RTA_OIF") == index and target:
-                found.add(f"{target}/{message['dst_len']}")
-        return found
+        return {route.to for route in self.all_routes() if route.index == index}
+
+    def route(self, verb: str, route: Route, *, onlink: bool = False) -> None:
+        """Add, replace or delete one route.
+
+        :param onlink: the next hop is on the link, whatever the addresses say.
+        """
+        wanted: dict[str, Any] = {"dst": route.to, "proto": route.protocol, "table": route.table}
+        if route.type != "unicast":
+            wanted["type"] = route.type
+        elif not route.via:
+            wanted["scope"] = SCOPE_LINK
+        if route.via:
+            wanted["gateway"] = route.via
+        if route.index:
+            wanted["oif"] = route.index
+        if route.metric:
+            wanted["priority"] = route.metric
+        if onlink:
+            wanted["flags"] = ONLINK
+        self.ipr.route(verb, **wanted)
+
+    def way_to(self, address: str) -> Route:
+        """The route that packets to an address take now, by next hop and link.
+
+        :raises NetlinkError: there is none.
+        """
+        [message] = self.ipr.route("get", dst=address)
+        return Route(
+            to=f"{address}/32",
+            via=str(_attribute(message, "RTA_GATEWAY") or ""),
+            index=int(_attribute(message, "RTA_OIF") or 0),
+            type=TYPES.get(message["type"], "other"),
+            protocol=0,
+        )
+
+    def rules(self) -> set[Rule]:
+        """Our rules: those of our protocol number."""
+        return {
+            Rule(
+                network=f"{_attribute(message, 'FRA_DST')}/{message['dst_len']}",
+                table=int(_attribute(message, "FRA_TABLE") or message["table"]),
+                priority=int(_attribute(message, "FRA_PRIORITY") or 0),
+            )
+            for message in self.ipr.get_rules(family=2)
+            if _attribute(message, "FRA_PROTOCOL") == PROTOCOL
+        }
+
+    def rule(self, verb: str, rule: Rule) -> None:
+        """Add or delete one rule."""
+        address, _slash, length = rule.network.partition("/")
+        self.ipr.rule(
+            verb,
+            dst=address,
+            dst_len=int(length),
+            table=rule.table,
+            priority=rule.priority,
+            protocol=PROTOCOL,
+        )
+
+    def neighbours(self, index: int) -> set[tuple[str, str]]:
+        """IPv4 address and MAC of the entries of a link that were made to stay."""
+        return {
+            (str(_attribute(message, "NDA_DST")), str(_attribute(message, "NDA_LLADDR")))
+            for message in self.ipr.get_neighbours(family=2, ifindex=index)
+            if message["ifindex"] == index and message["state"] & NUD_PERMANENT
+        }
+
+    def neighbour(self, index: int, address: str, mac: str) -> None:
+        """Have an entry that nobody needs to be asked for."""
+        self.ipr.neigh("replace", dst=address, lladdr=mac, ifindex=index, state=NUD_PERMANENT)
+
+    def forwarding(self, device: str) -> str | None:
+        """ "1" where what comes in there is forwarded, "0" where not, None for no such device.
+
+        Of our own namespace only: proc(5).
+        """
+        try:
+            return (SYSCTL / device / "forwarding").read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return None
+
+    def set_forwarding(self, device: str, value: str) -> None:
+        """:raises OSError: the device is gone, or the setting is read-only."""
+        (SYSCTL / device / "forwarding").write_text(value, encoding="ascii")
 
     def flood_list(self, index: int) -> set[str]:
         """Addresses that the tunnel device replicates unknown and broadcast frames to."""

@@ -20,6 +20,10 @@ class Record:
     others: set[str] = field(default_factory=set)
     # Host's end of a veth pair to the path of the namespace that has the other one.
     veths: dict[str, str] = field(default_factory=dict)
+    # Devices that we let forward, and what they did before: "0" or "1".
+    forwarding: dict[str, str] = field(default_factory=dict)
+    # Number of the routing table that a routing daemon of ours fills, 0 for none.
+    table: int = 0
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -31,7 +35,10 @@ class Record:
             record.device = str(content.get("device", ""))
             record.others = {str(name) for name in content.get("others", [])}
             record.veths = {str(key): str(value) for key, value in content["veths"].items()}
-        except (OSError, ValueError, KeyError, AttributeError):
+            forwarding = content.get("forwarding", {})
+            record.forwarding = {str(key): str(value) for key, value in forwarding.items()}
+            record.table = int(content.get("table", 0))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         return record
 
@@ -48,6 +55,8 @@ class Record:
             "device": self.device,
             "others": sorted(self.others),
             "veths": dict(sorted(self.veths.items())),
+            "forwarding": dict(sorted(self.forwarding.items())),
+            "table": self.table,
         }
         with fresh.open("w", encoding="utf-8") as stream:
             json.dump(content, stream, indent=1)
@@ -69,6 +78,15 @@ class Record:
             setattr(self, kind, name)
         else:
             self.others.add(name)
+        return True
+
+    def drop_links(self, wanted: set[str]) -> bool:
+        """Bridges and tunnel devices but these are not ours any more; whether that is news."""
+        if self.links <= wanted:
+            return False
+        self.bridge = self.bridge if self.bridge in wanted else ""
+        self.device = self.device if self.device in wanted else ""
+        self.others &= wanted
         return True
 
     def forget(self) -> None:

@@ -51,6 +51,7 @@ def test_the_network_of_a_vip() -> None:
     assert config.segments[0].network_of(ipaddress.IPv4Address("10.44.9.9")).prefixlen == 16
 
 
+WAY = {"to": "10.44.0.2/32", "via": "192.0.2.2"}
 BLUE = {"name": "blue", "vni": 16777215, "peers": ["192.0.2.3"], "overlay": ["10.44.8.0/24"]}
 
 
@@ -121,6 +122,12 @@ def test_no_name_of_ours_can_be_a_tenants() -> None:
         ({"port": 70000}, "port"),
         ({"bridge": "a-name-that-is-too-long"}, "bridge"),
         ({"mtu": 20}, "mtu"),
+        ({"table": 254}, "table 254"),
+        ({"table": 0}, "table 0"),
+        ({"routes": [{"to": "10.44.0.2/32"}]}, "via"),
+        ({"routes": [{"to": "10.45.0.2/32", "via": "192.0.2.2"}]}, "outside the overlay"),
+        ({"routes": [WAY, WAY | {"via": "192.0.2.3"}]}, "leads to 192.0.2.3 and to 192.0.2.2"),
+        ({"provider": "host-gw", "tenants": [BLUE]}, "one network for all tenants"),
         ({"overlay": ["10.45.0.0/16"]}, "10.44.0.1"),
         ({"endpoints": ["c1"]}, "damaged"),
         ({"endpoints": [{"name": "c1", "vip": "10.44.0.1", "attach": True}]}, "netns"),
@@ -129,6 +136,14 @@ def test_no_name_of_ours_can_be_a_tenants() -> None:
 def test_what_is_refused(change: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         parse(json.dumps(GOOD | change))
+
+
+def test_pairs_of_routed_providers_have_names_of_their_own() -> None:
+    bridged = parse(json.dumps(GOOD)).endpoints[0].link
+    for provider in ("host-gw", "bgp"):
+        config = parse(json.dumps(GOOD | {"provider": provider, "routes": [WAY]}))
+        assert config.endpoints[0].link == bridged.replace("slv", "slr")
+        assert [str(way.network) for way in config.ways] == ["10.44.0.2/32"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null"])

@@ -1,148 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""slim_fallback on two hosts that this test makes of namespaces.
-
-    col-HEX-a                                        col-HEX-b
-    br-slim - vx-slim == un0 192.0.2.1 --veth-- 192.0.2.2 un0 == vx-slim - br-slim
-       |                                                                     |
-    col-HEX-a1: eth0 10.44.0.1/16                    eth0 10.44.0.2/16: col-HEX-b1
-
-Needs root. Every command runs in its host by `ip netns exec`; names carry a
-random part, and the fixture deletes what it made.
-"""
+"""Provider vxlan on the two hosts of conftest.py."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-pytest.importorskip("pyroute2", reason="slim_fallback stands on pyroute2")
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2"
-)
-
-SOURCE = Path(__file__).resolve().parents[3] / "files" / "fallback"
-DEADLINE_S = 10.0
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
-
-
-class Host:
-    """One namespace host with its configuration and record."""
-
-    def __init__(self, name: str, address: str, peer: str, vip: str, top: Path) -> None:
-        self.name = name
-        self.endpoint = f"{name}1"
-        self.record = top / f"{name}.record"
-        self.config: dict[str, Any] = {
-            "version": 1,
-            "provider": "vxlan",
-            "address": address,
-            "overlay": ["10.44.0.0/16"],
-            "peers": [peer],
-            "endpoints": [
-                {
-                    "name": self.endpoint,
-                    "vip": vip,
-                    "netns": f"/run/netns/{self.endpoint}",
-                    "attach": True,
-                }
-            ],
-        }
-
-    def helper(self, command: str, status: int = 0) -> dict[str, Any]:
-        """Run slim_fallback on this host and return its answer."""
-        done = subprocess.run(
-            [
-                *("ip", "netns", "exec", self.name, sys.executable, "-m", "slim_fallback", command),
-                *("--json", "--config", "-", "--record", str(self.record)),
-            ],
-            input=json.dumps(self.config),
-            env=os.environ | {"PYTHONPATH": str(SOURCE)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
-    def links(self) -> set[str]:
-        return {link["ifname"] for link in json.loads(ip("-n", self.name, "-j", "link"))}
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[list[Host]]:
-    mark = f"col-{secrets.token_hex(3)}"
-    pair = [
-        Host(f"{mark}-a", "192.0.2.1", "192.0.2.2", "10.44.0.1", tmp_path),
-        Host(f"{mark}-b", "192.0.2.2", "192.0.2.1", "10.44.0.2", tmp_path),
-    ]
-    spaces = [name for host in pair for name in (host.name, host.endpoint)]
-    try:
-        for name in spaces:
-            ip("netns", "add", name)
-        ip(
-            "-n",
-            pair[0].name,
-            "link",
-            "add",
-            "un0",
-            "type",
-            "veth",
-            "peer",
-            "un0",
-            "netns",
-            pair[1].name,
-        )
-        for host in pair:
-            ip("-n", host.name, "addr", "add", f"{host.config['address']}/24", "dev", "un0")
-            ip("-n", host.name, "link", "set", "un0", "up")
-        yield pair
-    finally:
-        for name in spaces:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def carries(one: Host, two: Host) -> bool:
-    """Whether a datagram gets from one endpoint to the other before the deadline."""
-    vip = two.config["endpoints"][0]["vip"]
-    listen = (
-        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
-        f"s.bind(('{vip}', 9)); s.settimeout({DEADLINE_S}); print('up', flush=True); s.recv(9)"
-    )
-    send = (
-        "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
-        f"[(s.sendto(b'x', ('{vip}', 9)), time.sleep(0.1)) for _ in range(50)]"
-    )
-    space = ["ip", "netns", "exec"]
-    with subprocess.Popen(
-        [*space, two.endpoint, sys.executable, "-c", listen],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as receiver:
-        assert receiver.stdout is not None
-        assert receiver.stdout.readline() == "up\n"
-        with subprocess.Popen(
-            [*space, one.endpoint, sys.executable, "-c", send], stderr=subprocess.DEVNULL
-        ) as sender:
-            status = receiver.wait(DEADLINE_S * 2)
-            sender.kill()
-    return status == 0
+from tests.unit.fallback.stand import DEADLINE_S, Host, carries, ip
 
 
 def test_builds_once_and_carries(hosts: list[Host]) -> None:

@@ -374,3 +374,85 @@ def test_a_pool_has_so_many_hosts_and_tenants_that_are_listed() -> None:
     fleet = _fleet.build(pooled(own, own), ["node1", "node2"])
     (segment,) = _fleet.segments(fleet, listed, "node1")
     assert segment["peers"] == ["192.0.2.2"], "its network is there before its containers"
+
+
+def test_a_host_routes_to_prefixes_and_to_the_vips_outside_of_them() -> None:
+    variables = hostvars()
+    variables["node2"]["slim_host_prefixes"] = ["10.44.2.0/24"]
+    variables["node2"]["slim_endpoints"] = [
+        endpoint("b", "10.44.0.2"),
+        endpoint("b2", "10.44.2.9"),
+    ]
+    variables["node1"]["slim_endpoints"] = [endpoint("a", "10.44.0.1")]
+    fleet = _fleet.build(variables, ["node1", "node2"])
+    there = fleet["hosts"]["node2"]["address"]
+    assert _fleet.routes(fleet, "node1") == {
+        "own": ["10.44.0.1/32"],
+        "others": [{"to": "10.44.0.2/32", "via": there}, {"to": "10.44.2.0/24", "via": there}],
+    }
+    assert _fleet.routes(fleet, "node2")["own"] == ["10.44.0.2/32", "10.44.2.0/24"]
+
+
+def fleet_of(*names: str) -> dict[str, Any]:
+    hosts = {name: {"address": f"192.0.2.{number}"} for number, name in enumerate(names, 1)}
+    return {"hosts": hosts, "endpoints": []}
+
+
+def names_of(found: list[dict[str, Any]]) -> list[str]:
+    return [entry["name"] + ("*" if entry["client"] else "") for entry in found]
+
+
+def test_without_reflectors_every_host_talks_to_every_other() -> None:
+    fleet = fleet_of("n1", "n2", "n3")
+    assert names_of(_fleet.neighbours(fleet, "n2", [])) == ["n1", "n3"]
+
+
+def test_reflectors_talk_to_all_and_the_others_to_them() -> None:
+    fleet = fleet_of("n1", "n2", "n3", "n4")
+    chosen = ["n1", "n2"]
+    assert names_of(_fleet.neighbours(fleet, "n1", chosen)) == ["n2", "n3*", "n4*"]
+    assert names_of(_fleet.neighbours(fleet, "n4", chosen)) == ["n1", "n2"]
+    assert names_of(_fleet.neighbours(fleet, "n4", ["192.0.2.254"])) == ["192.0.2.254"]
+
+
+BGP = {"asn": 64512, "hold": 9, "port": 179, "password": "", "reflectors": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"asn": 0}, "slim_fallback_bgp_asn 0"),
+        ({"asn": 65535}, "slim_fallback_bgp_asn 65535"),
+        ({"hold": 2}, "slim_fallback_bgp_hold 2"),
+        ({"port": 0}, "slim_fallback_bgp_port 0"),
+        ({"password": 'a"b'}, "slim_fallback_bgp_password"),
+        ({"password": "x" * 81}, "slim_fallback_bgp_password"),
+        ({"reflectors": "node1"}, "is not a list"),
+        ({"reflectors": ["nobody"]}, "neither a host of the fleet"),
+    ],
+)
+def test_what_bgp_can_have_wrong(change: dict[str, Any], words: str) -> None:
+    settings = {"fallback_provider": "bgp", "bgp": {**BGP, **change}}
+    found = problems(hostvars(), **settings)
+    assert any(words in line for line in found), found
+    assert not any("xxx" in line or 'a"b' in line for line in found), "the password is told"
+    assert problems(hostvars(), fallback_provider="bgp", bgp=BGP) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "words"),
+    [
+        ("10.44.2.0/24", None, "not a list"),
+        (["10.44.2.1/24"], None, "not an IPv4 network"),
+        (["10.45.0.0/24"], None, "lies outside the overlay"),
+        (["10.44.8.0/23"], ["10.44.9.0/24"], "overlaps 10.44.8.0/23 of host node1"),
+        (None, ["10.44.0.0/24"], "lies in the prefix 10.44.0.0/24 of host node2"),
+    ],
+)
+def test_prefixes_that_are_refused(one: object, two: object, words: str) -> None:
+    variables = hostvars()
+    for node, prefixes in (("node1", one), ("node2", two)):
+        if prefixes is not None:
+            variables[node]["slim_host_prefixes"] = prefixes
+    found = problems(variables)
+    assert any(words in line for line in found), found

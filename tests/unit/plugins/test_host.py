@@ -22,8 +22,8 @@ FACTS: dict[str, Any] = {
         {"device": "eth0", "address": "192.0.2.1"},
     ],
     "routes": [
-        {"network": "0.0.0.0/0", "device": "eth0"},
-        {"network": "192.0.2.0/24", "device": "eth0"},
+        {"network": "0.0.0.0/0", "device": "eth0", "gateway": "192.0.2.254"},
+        {"network": "192.0.2.0/24", "device": "eth0", "gateway": ""},
     ],
     "routes_inside": [],
     "listeners": [{"port": 22}],
@@ -31,6 +31,9 @@ FACTS: dict[str, Any] = {
     "ipv6_disabled": False,
     "vxlan": True,
     "wireguard": [],
+    "mtus": {"lo": 65536, "eth0": 1500},
+    "fallback": {"provider": "", "routes": [], "attached": []},
+    "bird": {"program": "", "configured": False},
     "tools": {"cc": "", "make": ""},
     "guard": {
         "lsm": ["lockdown", "capability", "apparmor", "bpf"],
@@ -61,6 +64,11 @@ SETTINGS: dict[str, Any] = {
     "allow_plaintext": False,
     "secure_mode": "none",
     "sign_key": "",
+    "fallback_mtu": 0,
+    "bgp_port": 179,
+    "peers": ["192.0.2.2"],
+    "fleet": ["node1", "node2"],
+    "reflectors": [],
 }
 
 
@@ -75,6 +83,10 @@ def test_a_good_host_passes() -> None:
 
 
 PYTHON = FACTS["python"]
+INSIDE = {"network": "10.44.0.0/16", "device": "eth0", "gateway": "", "namespace": "/run/netns/c1"}
+BEHIND = {"network": "10.44.0.2/32", "device": "eth0", "gateway": "192.0.2.2"}
+OURS = {"provider": "host-gw", "routes": ["10.44.0.2/32"], "attached": [["/run/netns/c1", "eth0"]]}
+FAR = {"peers": ["198.51.100.2"]}
 
 
 @pytest.mark.parametrize(
@@ -91,17 +103,20 @@ PYTHON = FACTS["python"]
         ({}, {"address": "192.0.2.9"}, "not on any of its interfaces"),
         ({"vxlan": False}, {}, "no vxlan driver"),
         (
-            {"routes": [{"network": "10.44.3.0/24", "device": "eth1"}]},
+            {"routes": [{"network": "10.44.3.0/24", "device": "eth1", "gateway": ""}]},
             {},
             "overlaps 10.44.3.0/24, which is reached through eth1 of host node1",
         ),
         (
-            {"routes": [{"network": "192.0.2.0/24", "device": "eth0"}]},
+            {"routes": [{"network": "192.0.2.0/24", "device": "eth0", "gateway": ""}]},
             {"fallback_provider": "existing"},
             "has a route into 10.44.0.0/16",
         ),
         (
-            {"routes": [{"network": "10.44.0.0/16", "device": "wg0"}], "wireguard": ["wg0"]},
+            {
+                "routes": [{"network": "10.44.0.0/16", "device": "wg0", "gateway": ""}],
+                "wireguard": ["wg0"],
+            },
             {"fallback_provider": "existing"},
             "encrypted (wg0)",
         ),
@@ -109,6 +124,40 @@ PYTHON = FACTS["python"]
         ({}, {"service_manager": "keeper"}, "slim_router_keeper_command is empty"),
         ({"listeners": [{"port": 6790}]}, {}, "taken by another program"),
         ({"root": False}, {}, "do not run as root"),
+        ({}, {"fallback_mtu": 1451}, "slim_fallback_mtu is 1451 and eth0 has room for 1450"),
+        ({}, {"fallback_mtu": 1501, "fallback_provider": "host-gw"}, "has room for 1500"),
+        ({"mtus": {"eth0": 600}}, {}, "would have 550 bytes"),
+        ({}, {"fallback_mtu": 500}, "would have 500 bytes"),
+        ({"routes": [BEHIND]}, {"fallback_provider": "host-gw"}, "it overlaps 10.44.0.2/32"),
+        ({}, {"fallback_provider": "host-gw", **FAR}, "198.51.100.2 is not on one of its links"),
+        ({}, {"fallback_provider": "bgp", **FAR}, "behind 192.0.2.254"),
+        (
+            {},
+            {"fallback_provider": "bgp", "reflectors": ["node2"], **FAR},
+            "behind 192.0.2.254",
+        ),
+        ({"routes": []}, {"fallback_provider": "host-gw"}, "no route to the host address"),
+        ({"listeners": [{"port": 179}]}, {"fallback_provider": "bgp"}, "port 179 for BGP is taken"),
+        (
+            {},
+            {"fallback_provider": "bgp", "manage_packages": False},
+            "bird is not there and packages are not to be installed",
+        ),
+        (
+            {"os_family": "other", "distribution": "alpine 3"},
+            {"fallback_provider": "bgp"},
+            "its package name on alpine 3",
+        ),
+        # What we built ourselves is no overlay of the site's.
+        (
+            {
+                "routes": [BEHIND],
+                "routes_inside": [INSIDE],
+                "fallback": OURS,
+            },
+            {"fallback_provider": "existing"},
+            "has a route into 10.44.0.0/16",
+        ),
     ],
 )
 def test_what_is_refused(facts: dict[str, Any], settings: dict[str, Any], words: str) -> None:
@@ -122,15 +171,31 @@ def test_what_is_refused(facts: dict[str, Any], settings: dict[str, Any], words:
         ({"kernel": "5.14.0-503.el9"}, {}),
         ({"kernel": "10.2"}, {}),
         ({}, {"manage_packages": False, "fallback_provider": "existing"}),
-        ({"routes": [{"network": "10.44.0.0/16", "device": "br-slim"}]}, {}),
+        ({"routes": [{"network": "10.44.0.0/16", "device": "br-slim", "gateway": ""}]}, {}),
         (
-            {"routes": [], "routes_inside": [{"network": "10.44.0.0/16", "device": "eth0"}]},
+            {"routes": [], "routes_inside": [INSIDE]},
             {"fallback_provider": "existing"},
         ),
         ({"listeners": [{"port": 6790}]}, {"router_installed": True}),
+        ({}, {"fallback_mtu": 1450}),
+        ({}, {"fallback_mtu": 1500, "fallback_provider": "host-gw"}),
+        ({"listeners": [{"port": 179}]}, {"fallback_provider": "host-gw"}),
+        ({"listeners": [{"port": 179}]}, {"fallback_provider": "bgp", "bgp_port": 1790}),
+        (
+            {"listeners": [{"port": 179}], "bird": {"program": "/b", "configured": True}},
+            {"fallback_provider": "bgp"},
+        ),
+        ({}, {"fallback_provider": "bgp", "reflectors": ["192.0.2.254"], **FAR}),
+        (
+            {"routes": [*FACTS["routes"], BEHIND], "fallback": OURS},
+            {"fallback_provider": "host-gw"},
+        ),
         ({"machine": "aarch64", "tools": {"cc": "cc", "make": "make"}}, {"shim_build": "host"}),
         (
-            {"routes": [{"network": "10.44.0.0/16", "device": "wg0"}], "wireguard": ["wg0"]},
+            {
+                "routes": [{"network": "10.44.0.0/16", "device": "wg0", "gateway": ""}],
+                "wireguard": ["wg0"],
+            },
             {"fallback_provider": "existing", "allow_plaintext": True},
         ),
     ],
