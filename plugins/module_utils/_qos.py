@@ -21,6 +21,15 @@ ARGUMENTS = {
 }
 
 
+# By the helper's exit status (files/qos/slim_qos/__main__.py).
+KINDS = {1: "failed", 2: "refused"}
+
+
+def refuse(module, text):
+    """End the module on a wish that cannot be, before anybody is asked."""
+    module.fail_json(msg=text, kind="refused")
+
+
 def ask(module, change):
     """The helper's answer to a change; ends the module where there is none."""
     directory = module.params["directory"]
@@ -38,10 +47,12 @@ def ask(module, change):
         answer = {}
     if status or not isinstance(answer, dict) or "after" not in answer:
         cause = answer.get("problem") if isinstance(answer, dict) else ""
+        if cause and status in KINDS:
+            module.fail_json(msg=cause, kind=KINDS[status])
         module.fail_json(
-            msg=cause
-            or f"slim_qos: {directory} gave no answer (status {status}): {(err or out).strip()};"
-            " run the role slim.overlay.slim_qos on this host"
+            msg=f"slim_qos: {directory} gave no answer (status {status}): {(err or out).strip()};"
+            " run the role slim.overlay.slim_qos on this host",
+            kind="no-helper",
         )
     return answer
 

@@ -164,6 +164,9 @@ revoked:
     endpoint:
       description: The endpoint of this host that had it.
       type: str
+    tenant:
+      description: Its tenant.
+      type: str
     direction:
       description: V(out) if the endpoint made it, V(in) if it accepted it.
       type: str
@@ -191,6 +194,30 @@ revoked:
     age_s:
       description: Its age in seconds.
       type: float
+    hsrc:
+      description: Address of this host, where the path is V(slim).
+      type: str
+    hsport:
+      description: Its port.
+      type: int
+    hdst:
+      description: Address of the other host.
+      type: str
+    hdport:
+      description: Its port.
+      type: int
+    why:
+      description: Why it took the overlay, or an empty string.
+      type: str
+    state:
+      description: The socket's state.
+      type: str
+    bytes_sent:
+      description: Sent by the endpoint's side.
+      type: int
+    bytes_received:
+      description: Received by it.
+      type: int
 revoked_total:
   description: Their number, those beyond the first 100,000 included.
   returned: always, unless nothing could be asked

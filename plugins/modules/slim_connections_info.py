@@ -65,6 +65,9 @@ connections:
     endpoint:
       description: The endpoint of this host that has it.
       type: str
+    tenant:
+      description: Its tenant.
+      type: str
     direction:
       description: V(out) if the endpoint made it, V(in) if it accepted it.
       type: str

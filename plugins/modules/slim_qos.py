@@ -121,13 +121,27 @@ changes:
   type: list
   elements: str
 skipped_fallback:
-  description: Endpoints whose fallback cannot be shaped now, each with a reason.
+  description: Endpoints whose fallback cannot be shaped now.
   returned: success
   type: list
   elements: dict
+  contains:
+    endpoint:
+      description: Its name.
+      type: str
+    reason:
+      description: What is wrong.
+      type: str
 router:
   description: What the router of the host said.
   returned: success
+  type: str
+kind:
+  description:
+    - Why it was not done. V(refused), what is asked cannot be and nothing was touched.
+    - V(failed), kernel, disk or router did not take it, and what had been changed was taken back.
+    - V(no-helper), nobody answers, because the role has not run here or the interpreter lacks something.
+  returned: failure
   type: str
 """
 
@@ -175,7 +189,7 @@ def main():
     change = {"endpoint": params["endpoint"], "tenant": params["tenant"]}
     if params["state"] == "absent":
         if any(params[name] is not None for name in ("qos_class", "priority", "dscp", "ports")):
-            module.fail_json(msg="slim_qos: state absent takes no class; leave it out")
+            _qos.refuse(module, "slim_qos: state absent takes no class; leave it out")
         change |= {"class": "normal", "ports": []}
     else:
         change |= wish(params)

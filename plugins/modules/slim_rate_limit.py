@@ -105,13 +105,27 @@ changes:
   type: list
   elements: str
 skipped_fallback:
-  description: Endpoints whose fallback cannot be limited now, each with a reason.
+  description: Endpoints whose fallback cannot be limited now.
   returned: success
   type: list
   elements: dict
+  contains:
+    endpoint:
+      description: Its name.
+      type: str
+    reason:
+      description: What is wrong.
+      type: str
 router:
   description: What the router of the host said.
   returned: success
+  type: str
+kind:
+  description:
+    - Why it was not done. V(refused), what is asked cannot be and nothing was touched.
+    - V(failed), kernel, disk or router did not take it, and what had been changed was taken back.
+    - V(no-helper), nobody answers, because the role has not run here or the interpreter lacks something.
+  returned: failure
   type: str
 """
 
@@ -136,7 +150,7 @@ def main():
     params = module.params
     if params["state"] == "absent":
         if any(params[name] is not None for name in RATES):
-            module.fail_json(msg="slim_rate_limit: state absent takes no rates; leave them out")
+            _qos.refuse(module, "slim_rate_limit: state absent takes no rates; leave them out")
         rates = dict.fromkeys(RATES, "0")
     else:
         rates = {name: params[name] for name in RATES}

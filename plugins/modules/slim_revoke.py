@@ -81,6 +81,9 @@ revoked:
     endpoint:
       description: The endpoint of this host that has it.
       type: str
+    tenant:
+      description: Its tenant.
+      type: str
     direction:
       description: V(out) if the endpoint made it, V(in) if it accepted it.
       type: str
@@ -99,12 +102,39 @@ revoked:
     path:
       description: V(slim) or V(overlay).
       type: str
+    rule:
+      description: Null, as no rule decided it; for the form of P(slim.overlay.slim_acl#module).
+      type: str
     cookie:
       description: The kernel's number of the socket.
       type: int
     age_s:
       description: Its age in seconds.
       type: float
+    hsrc:
+      description: Address of this host, where the path is V(slim).
+      type: str
+    hsport:
+      description: Its port.
+      type: int
+    hdst:
+      description: Address of the other host.
+      type: str
+    hdport:
+      description: Its port.
+      type: int
+    why:
+      description: Why it took the overlay, or an empty string.
+      type: str
+    state:
+      description: The socket's state.
+      type: str
+    bytes_sent:
+      description: Sent by the endpoint's side.
+      type: int
+    bytes_received:
+      description: Received by it.
+      type: int
 revoked_total:
   description: Their number.
   returned: always, unless nothing could be asked

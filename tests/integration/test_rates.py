@@ -2,9 +2,10 @@
 """Rates and classes of service, by role and modules, on live traffic.
 
 node1                                    node2
-c1 (limited) ---- over Slim ---------->  c2: sink
+c1 (limited) ---- over Slim ---------->  c2: sink, peers
    |         ---- over the overlay --->
    +-- c3: sink, inside of the host
+eth0: WATCH, on what leaves the host
 
 No lower bound for what is sent: that is the machine's business, and bench.rates'. What is
 above the limit is ours.
@@ -21,8 +22,9 @@ from typing import Any
 import pytest
 
 from lab.client import Lab
-from tests.integration.helpers import PYTHON, read_until, settle
+from tests.integration.helpers import PEER_PORT, PYTHON, read_until, settle, start_peer
 from tests.integration.plays import PLAYBOOKS, changed, play, results
+from tests.integration.test_policy import OTHER_PORT, Holder, warm
 
 PORT = 7471
 BYTES = 5_000_000
@@ -58,6 +60,50 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as sock:
     print(time.monotonic() - began)
 """
 
+# For each line that it reads: [source port, destination port, TOS, is data, TOS around it or -1]
+# of the TCP packets that have left by eth0 since the last one; those in VXLAN have one around
+# them. A packet is in the socket's queue before the sender's call returns. Numbers:
+# linux/if_packet.h, linux/if_ether.h, asm-generic/socket.h, RFC 791, RFC 7348, RFC 9293.
+WATCH = """
+import json, selectors, socket, sys
+IPV4, OUTGOING, STATISTICS, RCVBUFFORCE, VXLAN = 0x0800, 4, 6, 33, 8472
+def number(packet, at):
+    return int.from_bytes(packet[at : at + 2], "big")
+def look(packet, around=-1):
+    head = (packet[0] & 15) * 4
+    ports = number(packet, head), number(packet, head + 2)
+    if packet[9] == socket.IPPROTO_TCP:
+        data = number(packet, 2) - head - (packet[head + 12] >> 4) * 4
+        seen.add((*ports, packet[1], data > 0, around))
+    elif packet[9] == socket.IPPROTO_UDP and ports[1] == VXLAN and around < 0:
+        frame = packet[head + 16 :]
+        if number(frame, 12) == IPV4:
+            look(frame[14:], packet[1])
+seen = set()
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+sock.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, 1 << 24)
+sock.setblocking(False)
+sock.bind(("eth0", 3))  # ETH_P_ALL: what leaves is seen by no other
+poll = selectors.DefaultSelector()
+poll.register(sock, selectors.EVENT_READ)
+poll.register(sys.stdin, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    ready = [key.fileobj for key, _ in poll.select()]
+    try:
+        while True:
+            packet, where = sock.recvfrom(256)
+            if where[1] == IPV4 and where[2] == OUTGOING:
+                look(packet)
+    except BlockingIOError:
+        pass
+    if sys.stdin in ready:
+        if not sys.stdin.readline():
+            break
+        lost = int.from_bytes(sock.getsockopt(263, STATISTICS, 8)[4:], sys.byteorder)
+        print(json.dumps({"lost": lost, "seen": sorted(seen)}), flush=True)
+        seen.clear()
+"""
 
 HELPER = {"python": "{{ slim_router_python | default(omit) }}"}
 
@@ -159,15 +205,92 @@ def test_bad_limits_are_refused_by_name(
     answer = results(said, "Limit")["node1"]
     assert status and answer["failed"]
     assert words in answer["msg"]
+    assert answer.get("kind") == ("refused" if len(arguments) > 1 else None)
 
 
-def test_a_class_of_service(shaped: Lab, tmp_path: Path) -> None:
+class Service:
+    """Connections of c1 with services of c2, or the reverse, and the packets that leave c1's host."""
+
+    def __init__(self, lab: Lab, client: str, server: str) -> None:
+        self.lab, self.client, self.server = lab, client, server
+        self.node = lab.node_of("c1")
+        for port in (PEER_PORT, OTHER_PORT):
+            start_peer(lab, server, "slim", port=port)
+
+    def tos(self, mode: str = "slim") -> dict[tuple[int, int], set[int]]:
+        """By port of the service and TOS around (-1: a host connection), the TOS bytes of new
+        connections: of every packet where c1 is the client; of its data where it is the server,
+        whose kernel answers a handshake before there is a socket to set it on."""
+        # Workers obey in order: one that has answered this has the class that was told it before.
+        known = {row["cookie"] for row in self._rows()}
+        watch = self.lab.popen(
+            self.node, [PYTHON, "-c", WATCH],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        read_until(watch, "ready\n")
+        holder = Holder(self.lab, self.client, self.lab.ip(self.server), mode)
+        for port in (PEER_PORT, OTHER_PORT):
+            if mode == "slim":
+                warm(holder, port)
+            else:
+                holder.open(port, 1)
+        assert set(holder.look().values()) == {"ok"}
+        rows = [row for row in self._rows() if row["cookie"] not in known and row["path"] == mode]
+        assert watch.stdin is not None
+        watch.stdin.write("\n")
+        watch.stdin.flush()
+        said = json.loads(read_until(watch, "}\n", 30))
+        assert said["lost"] == 0
+        ends = {}
+        for row in rows:
+            ours, theirs = ("hsport", "hdport") if mode == "slim" else ("sport", "dport")
+            if mode == "overlay" and row["direction"] == "in":
+                ours, theirs = theirs, ours
+            ends[row[ours], row[theirs]] = row["dport"]
+        found: dict[tuple[int, int], set[int]] = {}
+        for ours, theirs, tos, is_data, around in said["seen"]:
+            if (ours, theirs) in ends and (is_data or self.client == "c1"):
+                found.setdefault((ends[ours, theirs], around), set()).add(tos)
+        holder.tell("close")
+        return found
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = self.lab.slimctl(self.node, "connections")["connections"]
+        return [row for row in rows if row["endpoint"] == "c1"]
+
+
+@pytest.fixture
+def services(shaped: Lab) -> Iterator[list[Service]]:
+    settle(shaped)
+    yield [Service(shaped, "c1", "c2"), Service(shaped, "c2", "c1")]
+    shaped.end_processes()
+
+
+def test_a_class_of_service_is_on_every_packet_and_gone_when_it_is_taken_back(
+    shaped: Lab, services: list[Service], tmp_path: Path
+) -> None:
+    default, special = 46, 10
     task = {
         "name": "Class",
-        "slim.overlay.slim_qos": {"endpoint": "c1", "priority": 6, "dscp": 46, **HELPER},
-    }
+        "slim.overlay.slim_qos": {
+            "endpoint": "c1", "priority": 6, "dscp": default,
+            "ports": [{"ports": [OTHER_PORT], "priority": 1, "dscp": special}], **HELPER,
+        },
+    }  # fmt: skip
     book = tasks(tmp_path / "class.yml", "node1", task)
     status, said = play(shaped, book)
     assert (status, results(said, "Class")["node1"]["changed"]) == (0, True), said
     status, said = play(shaped, book)
     assert (status, changed(said)) == (0, 0), said
+    # A code point is the upper six bits of the byte (RFC 2474, 3).
+    wanted = {(PEER_PORT, -1): {default << 2}, (OTHER_PORT, -1): {special << 2}}
+    plain = {(PEER_PORT, -1): {0}, (OTHER_PORT, -1): {0}}
+    # What takes the overlay is the container's own, and what is around it is VXLAN's.
+    overlay = {(PEER_PORT, 0): {0}, (OTHER_PORT, 0): {0}}
+    assert [service.tos() for service in services] == [wanted, wanted]
+    assert services[0].tos("overlay") == overlay
+    absent = {"endpoint": "c1", "state": "absent", **HELPER}
+    away = {"name": "Away", "slim.overlay.slim_qos": absent}
+    status, said = play(shaped, tasks(tmp_path / "away.yml", "node1", away))
+    assert (status, results(said, "Away")["node1"]["changed"]) == (0, True), said
+    assert [service.tos() for service in services] == [plain, plain]

@@ -41,9 +41,10 @@ MISSING_MAX = 2000
 YOUNG_S = 5.0
 """A row of this age may be that of a connect whose first packet is still to be sent: its
 worker said "plain" or "go on" an instant before the list changed."""
-LOOKS_S = (0.02, 0.08, 0.2, 0.3, 0.4, 0.5, 0.5, 1.0)
+LOOKS_S = (0.02, 0.08, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5)
 """Pauses between looks at the overlay's connections: what a list overtook is found within the
-second that we promise; what shims do without us until they know that we are there, in three."""
+second that we promise; what shims do without us until they know that we are there, in three,
+and none of that has a second."""
 
 
 class Gate:

@@ -50,32 +50,33 @@ def test_a_good_policy_has_no_problems() -> None:
     assert policy_problems({**GOOD, "version": 1, "revision": 7}) == [], "as acl --json prints it"
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ([], "slim_policy: a list, not a mapping"),
-        ({}, "default: missing"),
-        ({"default": "deny"}, "rules: missing"),
-        ({"default": "drop", "rules": []}, "default: 'drop' is not an action"),
-        ({"default": "deny", "rules": {}}, "rules: a object, not a list"),
-        ({"default": "deny", "rules": [], "extra": 1}, "unknown key 'extra'"),
-        ({"default": "deny", "rules": ["x"]}, "rule 1: a string"),
-        (with_rule(action="drop"), "rule 1 (r): action: 'drop' is not an action"),
-        (with_rule(action=None), "rule 1 (r): action"),
-        (with_rule(id=7), "rule 1: id: 7 is not an id"),
-        (with_rule(sources=["10.44.0.1/8"]), "rule 1 (r): sources: 10.44.0.1/8 has bits set"),
-        (with_rule(sources=[]), "rule 1 (r): sources: an empty list"),
-        (with_rule(destinations=["db"]), "rule 1 (r): destinations: 'db' is not an IPv4"),
-        (with_rule(ports=[70000]), "rule 1 (r): ports: 70000 is not from 1 to 65535"),
-        (with_rule(ports=["90-80"]), "rule 1 (r): ports: '90-80' ends before"),
-        (with_rule(ports=[True]), "rule 1 (r): ports: True is not a port"),
-        (with_rule(tenant="a b"), "rule 1 (r): tenant"),
-        (with_rule(comment="a\nb"), "rule 1 (r): comment: holds a control"),
-        (with_rule(port=80), "rule 1 (r): unknown key 'port'"),
-        (with_rule(**{"5": 80}), "rule 1 (r): unknown key '5'"),
-        ({"default": "deny", "rules": [{"action": "deny"}]}, "rule 1: id: missing"),
-    ],
-)
+BAD: list[tuple[Any, str]] = [
+    ([], "slim_policy: a list, not a mapping"),
+    ({}, "default: missing"),
+    ({"default": "deny"}, "rules: missing"),
+    ({"default": "drop", "rules": []}, "default: 'drop' is not an action"),
+    ({"default": "deny", "rules": {}}, "rules: a object, not a list"),
+    ({"default": "deny", "rules": [], "extra": 1}, "unknown key 'extra'"),
+    ({"default": "deny", "rules": ["x"]}, "rule 1: a string"),
+    (with_rule(action="drop"), "rule 1 (r): action: 'drop' is not an action"),
+    (with_rule(action=None), "rule 1 (r): action"),
+    (with_rule(id=7), "rule 1: id: 7 is not an id"),
+    (with_rule(sources=["10.44.0.1/8"]), "rule 1 (r): sources: 10.44.0.1/8 has bits set"),
+    (with_rule(sources=[]), "rule 1 (r): sources: an empty list"),
+    (with_rule(destinations=["db"]), "rule 1 (r): destinations: 'db' is not an IPv4"),
+    (with_rule(ports=[70000]), "rule 1 (r): ports: 70000 is not from 1 to 65535"),
+    (with_rule(ports=["90-80"]), "rule 1 (r): ports: '90-80' ends before"),
+    (with_rule(ports=[True]), "rule 1 (r): ports: True is not a port"),
+    (with_rule(tenant="a b"), "rule 1 (r): tenant"),
+    (with_rule(comment="a\nb"), "rule 1 (r): comment: holds a control"),
+    (with_rule(port=80), "rule 1 (r): unknown key 'port'"),
+    (with_rule(**{"5": 80}), "rule 1 (r): unknown key '5'"),
+    ({"default": "deny", "rules": [{"action": "deny"}]}, "rule 1: id: missing"),
+]
+"""What is refused, and part of the sentence that says so."""
+
+
+@pytest.mark.parametrize(("value", "words"), BAD)
 def test_a_problem_names_rule_field_cause_and_step(value: Any, words: str) -> None:
     found = policy_problems(value)
     assert any(words in sentence for sentence in found), found
