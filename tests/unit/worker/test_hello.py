@@ -168,6 +168,7 @@ def test_hellos_wait_for_the_supervisors_word_and_their_number_is_bounded(stand,
     stand.sup.auto.clear()
     waiting = [peer.dial(peer.hello(wire.K_PREPARE, 40000 + n, app.port)) for n in range(5)]
     stand.counted("hello_crowded", 2)
+    stand.sup.sync()
     assert stand.sup.count("pair") == 1, "the question is asked once"
     others = [Peer(stand, f"10.44.0.{n}") for n in range(10, 14)]
     asking = [other.dial(other.hello(wire.K_PREPARE, 40000, app.port)) for other in others]
