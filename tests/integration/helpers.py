@@ -171,6 +171,17 @@ PATIENCE = dict.fromkeys(("swap_us", "blocking_swap_us", "reply_us"), 1_000_000)
 """Bounds for a connect that a busy machine keeps: for tests that want the host path."""
 
 
+def starved(lab: Lab, *endpoints: str) -> float:
+    """Seconds for which these endpoints' workers have waited for a CPU so far: the machine's
+    doing (Documentation/scheduler/sched-stats.rst)."""
+    total = 0
+    for endpoint in endpoints:
+        rows = lab.slimctl(endpoint, "endpoints")["endpoints"]
+        (pid,) = (row["pid"] for row in rows if row["name"] == endpoint)
+        total += int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[1])
+    return total / 1e9
+
+
 def configure(
     lab: Lab, node: str, bounds: Mapping[str, float] | None = None, **settings: object
 ) -> None:

@@ -28,6 +28,7 @@ from tests.integration.helpers import (
     configure,
     settle,
     start_peer,
+    starved,
 )
 from tests.integration.test_policy import Holder, warm
 
@@ -117,17 +118,6 @@ def outcome(holder: Holder) -> str:
     return holder.wait()[number]
 
 
-def starved(lab: Lab) -> float:
-    """Seconds for which the workers of c1 and c2 have waited for a CPU so far: the machine's doing
-    (Documentation/scheduler/sched-stats.rst)."""
-    total = 0
-    for endpoint in ("c1", "c2"):
-        rows = lab.slimctl(endpoint, "endpoints")["endpoints"]
-        (pid,) = (row["pid"] for row in rows if row["name"] == endpoint)
-        total += int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[1])
-    return total / 1e9
-
-
 @pytest.mark.parametrize("name", FILTERS)
 def test_new_connects_fail_as_on_the_overlay_and_live_ones_stay(short: Lab, name: str) -> None:
     each = FILTERS[name]
@@ -139,11 +129,11 @@ def test_new_connects_fail_as_on_the_overlay_and_live_ones_stay(short: Lab, name
     holder = held(short, "c1")
     again = Holder(short, "c1", short.ip("c2"))
     again.tell("patience", 3)
-    waited = starved(short)
+    waited = starved(short, "c1", "c2")
     there = each.put(short)
     try:
         wait_for(lambda: outcome(again) == each.ends, 60, "the admission is over")
-        waited = starved(short) - waited
+        waited = starved(short, "c1", "c2") - waited
         late = again.open(PEER_PORT, 3)
         began = again.wait()
         assert [began[number] for number in late] == [each.ends] * 3
