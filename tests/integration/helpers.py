@@ -10,6 +10,7 @@ import json
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from lab import names
 from lab.client import Lab, wait_for
@@ -31,6 +34,14 @@ NODES = ("node1", "node2")
 Words = list[str | os.PathLike[str]]
 
 _PATH = re.compile(r"^# path slim=(\d+) overlay=(\d+)$", re.MULTILINE)
+
+
+def need(*programs: str) -> None:
+    """Skip where a program is not installed; the gate installs them all, and fails."""
+    for program in programs:
+        if not shutil.which(program):
+            missing = pytest.fail if os.environ.get("SLIM_GATE") else pytest.skip
+            missing(f"{program} is not installed")
 
 
 @functools.cache

@@ -11,7 +11,6 @@ The image is a directory with the machine's own /usr.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,14 +20,11 @@ import pytest
 
 from lab.client import Lab, wait_for
 from tests.integration import helpers
-from tests.integration.helpers import read_until
+from tests.integration.helpers import need, read_until
 from tests.integration.runtime import BIN, CONF, attached
 from tests.integration.test_containers import CLIENT, SERVER, end_of, paths
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(not shutil.which("podman"), reason="needs the package podman"),
-]
+pytestmark = pytest.mark.long
 
 PORT = 7341
 HOME = "/run/ct"
@@ -88,6 +84,7 @@ class Podman:
 
 @pytest.fixture
 def podman(cni: Lab) -> Iterator[Podman]:
+    need("podman", "crun")
     # (crun refuses what the nodes' machine may have: versions 1 and 2 of cgroups side by side)
     cni.run("node1", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     try:

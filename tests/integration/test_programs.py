@@ -26,18 +26,10 @@ from typing import Any
 import pytest
 
 from lab.client import Lab, wait_for
-from tests.integration.helpers import NODES, PYTHON, Words, read_until
+from tests.integration.helpers import NODES, PYTHON, Words, need, read_until
 
 SERVER = "c2"
 CLIENT = "c1"
-
-
-def need(*programs: str) -> None:
-    """Skip where a program is not installed; the gate installs them all, and fails."""
-    for program in programs:
-        if not shutil.which(program):
-            missing = pytest.fail if os.environ.get("SLIM_GATE") else pytest.skip
-            missing(f"{program} is not installed")
 
 
 def delivered(lab: Lab, endpoint: str) -> tuple[int, int]:

@@ -23,7 +23,8 @@ PACKAGES_VM=(cpio debian-archive-keyring debootstrap e2fsprogs kmod openssh-clie
     qemu-system-x86 qemu-utils xz-utils)
 # What demo, bench and integration tests run is written down beside the bench.
 mapfile -t PACKAGES_DEMO < <(grep -E '^[a-z0-9]' "$CHECKOUT/bench/packages.txt")
-PACKAGES_TEST=(bird2 curl default-jdk-headless git iptables nftables openssl shellcheck)
+PACKAGES_TEST=(bird2 containernetworking-plugins crun curl default-jdk-headless git iptables
+    nftables openssl podman shellcheck)
 # Kernels to boot, and what builds for them.
 PACKAGES_GUEST=(busybox-static clang debian-archive-keyring kmod libbpf-dev libelf-dev llvm
     perl qemu-system-x86 sparse xz-utils)
