@@ -12,7 +12,8 @@ router_pid, kill_router, keeper, listens; `wait_for` is there too:
 
 Environment:
   SLIMLAB_NAME       name of the lab; "test" if not set, so that a lab which somebody
-                     is playing with stays alone
+                     is playing with stays alone. Each process of pytest -n adds its own
+                     and has a lab for itself (with --dist loadfile, as files share theirs)
   SLIMLAB_KEEP=1     use the lab of this name if it is up, and leave it up
   SLIMLAB_NO_DEPLOY=1  an overlay without the product; tests that use the shim skip
 """
@@ -33,6 +34,14 @@ from tests.integration.runtime import deploy, traces
 
 HOSTS = 2
 ENDPOINTS_PER_HOST = 2
+
+
+def pytest_configure() -> None:
+    """Name the lab of this process."""
+    name = os.environ.get("SLIMLAB_NAME", "test")
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        name = f"{name[: names.NAME_MAX - len(worker) - 1]}-{worker}"
+    os.environ["SLIMLAB_NAME"] = name
 
 
 def _bring_up() -> None:
@@ -56,7 +65,6 @@ def session_lab() -> Iterator[Lab]:
     """The lab of the whole session."""
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
-    os.environ.setdefault("SLIMLAB_NAME", "test")
     keep = bool(os.environ.get("SLIMLAB_KEEP"))
     lab: Lab | None = None
     if keep:

@@ -57,8 +57,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as sock:
 def tenants_lab() -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
-    # (a lab's name has 16 letters at most)
-    name = f"{os.environ.get('SLIMLAB_NAME', 'test')[:13]}-tn"
+    name = f"{os.environ['SLIMLAB_NAME'][: names.NAME_MAX - 3]}-tn"
     environment = os.environ | {"SLIMLAB_NAME": name}
     command = [str(SLIMLAB), "up", "--hosts", "2", "--tenants", "2"]
     done = subprocess.run(

@@ -161,7 +161,10 @@ def parts() -> list[Part]:
         Part(
             "integration",
             "integration and conformance tests in the lab",
-            lambda long: [_pytest("integration", long, "tests/integration")],
+            # Tests wait more than they compute: two labs at a time.
+            lambda long: [
+                _pytest("integration", long, "-n", "2", "--dist", "loadfile", "tests/integration")
+            ],
             2400,
             junit=OUTPUT / "integration.xml",
             environment=lab,

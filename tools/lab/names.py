@@ -53,7 +53,8 @@ ROUTER_PIDFILE = "/run/slim/router.pid"
 #: command finds what a killed one left behind.
 RUN_MARK = "SLIMLAB_RUN"
 
-_LAB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,15}")
+NAME_MAX = 16
+_LAB_NAME = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_MAX - 1}}}")
 
 
 def lab_name() -> str:
@@ -66,7 +67,7 @@ def lab_name() -> str:
     name = os.environ.get("SLIMLAB_NAME", "")
     if name and not _LAB_NAME.fullmatch(name):
         raise ValueError(
-            f"SLIMLAB_NAME={name!r} is not a lab name; use up to 16 of a-z, 0-9 and '-'"
+            f"SLIMLAB_NAME={name!r} is not a lab name; use up to {NAME_MAX} of a-z, 0-9 and '-'"
         )
     return name
 
