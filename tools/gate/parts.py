@@ -105,7 +105,15 @@ def _guests(long: bool) -> list[Words]:
             [sys.executable, router, "cost", kernel, str(modules / kernel / "slim_kmod.ko")]
             for kernel in (KERNELS if long else KERNELS[-1:])
         ),
+        # (with --long the integration tests run all of it)
+        *([] if long else [_escapes("kmod", KERNELS[-1]), _escapes("bpf", KERNELS[0])]),
     ]
+
+
+def _escapes(keeper: str, kernel: str) -> Words:
+    """The escape suite in brief: the socket as connect() gave it, in the hands of root."""
+    words = ["--keeper", keeper, "--kernel", kernel, "--variant", "direct", "--identity", "root"]
+    return [sys.executable, "-m", "tests.escape.guests", *words]
 
 
 def parts() -> list[Part]:
