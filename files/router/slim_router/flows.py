@@ -51,14 +51,10 @@ class Flows:
     # --- notes ----------------------------------------------------------------------
 
     def opened_out(
-        self, cookie: int, row: Row, sock: socket.socket, there: tuple[str, int]
+        self, cookie: int, row: Row, here: tuple[str, int], there: tuple[str, int]
     ) -> None:
-        """A host connection of ours to the data port *there*."""
-        try:
-            name = sock.getsockname()
-        except OSError:
-            name = ("", 0)
-        self._note(OPEN, row.since, cookie, row, (name[0], name[1], *there))
+        """A host connection of ours, to the data port *there*."""
+        self._note(OPEN, row.since, cookie, row, (*here, *there))
 
     def opened_in(self, cookie: int, row: Row, sock: socket.socket) -> None:
         """A connection that goes to an application here, over either path."""

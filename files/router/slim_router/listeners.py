@@ -106,6 +106,9 @@ class Listener:
         # First: a successor of ours must know of whatever is handed over.
         self.worker.table.add(cookie, row._replace(family=int(self.sock.family)))
         waits = bool(self.queue) or not self._send(message, sock)
+        if row.slim:
+            with contextlib.suppress(OSError):  # as above, or the application is gone
+                self.worker.table.set_name(cookie, sock.getsockname()[:2], sock.getpeername()[:2])
         if self.worker.flows is not None:
             self.worker.flows.opened_in(cookie, row, sock)
         if waits:

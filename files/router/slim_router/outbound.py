@@ -200,12 +200,19 @@ class Outbound:
         )  # fmt: skip
         # Two SYNs, three seconds: a dead host costs no more, then the overlay.
         sock.setsockopt(6, TCP_SYNCNT, 1)
-        if worker.flows is not None:
-            worker.flows.opened_out(host, row, sock, (location.address, location.port))
+        self._named(host, row, sock, location)
         sock.close()
         worker.counters["connect_warm"] += 1
         if lease.until - now < lease.period / 2 and not lease.renewing:
             self._renew(lease, peer, pport)
+
+    def _named(self, cookie: int, row: Row, sock: socket.socket, location: Location) -> None:
+        """Keep what the host knows our connection by."""
+        here: tuple[str, int] = sock.getsockname()[:2]
+        there = (location.address, location.port)
+        self.worker.table.set_name(cookie, here, there)
+        if self.worker.flows is not None:
+            self.worker.flows.opened_out(cookie, row, here, there)
 
     def _port(self, lease: Lease, peer: bytes, pport: int) -> int:
         """A virtual source port that no live connection to this destination has; 0: none left."""
@@ -477,8 +484,7 @@ class Outbound:
         now = time.monotonic()
         row = Row(True, True, 0, worker.vip, attempt.sport, attempt.peer, attempt.pport, now)
         worker.table.add(cookie, row)
-        if worker.flows is not None:
-            worker.flows.opened_out(cookie, row, sock, (location.address, location.port))
+        self._named(cookie, row, sock, location)
         shim.reply(
             wire.message(
                 wire.SWAPPED, attempt.swap_seq, local=worker.vip, peer=attempt.peer, lport=attempt.sport,

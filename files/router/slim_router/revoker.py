@@ -6,7 +6,10 @@ what it can for the host's; SOCK_DESTROY (sock_diag(7)) aborts whatever lives th
 every copy of the descriptor answers ECONNABORTED, the peer sees a reset, and a
 connection that nobody has accepted yet dies in its queue.
 
-    ask the kernel for its sockets, a datagram (32 KiB) a pass
+    host connections whose names are known (rowfile.py): ask for their figures and abort
+    them, a batch a pass
+    the others, and those that have not been found by name:
+        ask the kernel for all its sockets, a datagram (32 KiB) a pass
         -> abort those that are meant, a batch a pass
         -> ask again: a walk through the kernel's table misses some while it changes
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from . import sockdiag
@@ -79,6 +82,12 @@ class Revoker:
 
     def _look(self, place: int, cookies: set[int]) -> Generator[None, None, None]:
         with self.worker.open_diag(place) as nl:
+            cookies = set(cookies)
+            for family, batch in self._named(cookies):
+                for sock, _unused in sockdiag.ask(nl, family, batch):
+                    cookies.discard(sock.cookie)
+                    self._seen(sock.cookie, self._rows[sock.cookie], sock)
+                yield
             for family in (socket.AF_INET, socket.AF_INET6):
                 for found in sockdiag.hunt(nl, family, cookies):
                     for sock, _unused in found:
@@ -89,12 +98,38 @@ class Revoker:
         """*place*: 0 the host's namespace, 1 the endpoint's."""
         try:
             with self.worker.open_diag(place) as nl:
-                for _unused in range(ROUNDS):
+                cookies = cookies - (yield from self._by_name(nl, cookies))
+                for _unused in range(ROUNDS if cookies else 0):
                     if not (yield from self._round(nl, cookies)):
                         break
         except OSError as error:
             self.worker.count("revoke_failed")
             self._cause = f"sock_diag: {error.strerror or error}"
+
+    def _named(self, cookies: Iterable[int]) -> Iterator[tuple[int, list[bytes]]]:
+        """Batches of those whose names are known: address family, and the kernel's names."""
+        names: dict[int, list[bytes]] = {}
+        for cookie in cookies:
+            known = self.worker.table.name(cookie)
+            if known is not None:
+                family, name = sockdiag.named(known, cookie)
+                names.setdefault(family, []).append(name)
+        for family, those in names.items():
+            for start in range(0, len(those), sockdiag.REQUESTS):
+                yield family, those[start : start + sockdiag.REQUESTS]
+
+    def _by_name(self, nl: socket.socket, cookies: set[int]) -> Generator[None, None, set[int]]:
+        """Abort those that are found by their names: which those were."""
+        found: set[int] = set()
+        for family, batch in self._named(cookies):
+            names = []
+            for sock, name in sockdiag.ask(nl, family, batch):
+                found.add(sock.cookie)
+                if self._seen(sock.cookie, self._rows[sock.cookie], sock):
+                    names.append(name)
+            self._abort(nl, family, names)
+            yield
+        return found
 
     def _round(self, nl: socket.socket, cookies: set[int]) -> Generator[None, None, int]:
         """Abort what lives; how many those were."""
@@ -106,13 +141,16 @@ class Revoker:
                     if self._seen(sock.cookie, self._rows[sock.cookie], sock):
                         names.append(name)
                 yield
-            for start in range(0, len(names), sockdiag.DESTROYS):
-                batch = names[start : start + sockdiag.DESTROYS]
-                if code := sockdiag.destroy(nl, family, batch):
-                    raise OSError(code, _explain(code))
+            for start in range(0, len(names), sockdiag.REQUESTS):
+                self._abort(nl, family, names[start : start + sockdiag.REQUESTS])
                 yield
             aborted += len(names)
         return aborted
+
+    @staticmethod
+    def _abort(nl: socket.socket, family: int, names: list[bytes]) -> None:
+        if names and (code := sockdiag.destroy(nl, family, names)):
+            raise OSError(code, _explain(code))
 
 
 def _explain(code: int) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row of the connection table."""
+"""A row of the connection table, and what the kernel calls its socket."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ class Row(NamedTuple):
     dport: int
     since: float
     family: int = 0  # the application's, where its socket's own may differ
+
+
+class HostName(NamedTuple):
+    """A host connection as the kernel knows it at our end; addresses are 16 bytes."""
+
+    local: bytes
+    lport: int
+    remote: bytes
+    rport: int

@@ -7,10 +7,12 @@ names of a descriptor that a process has inherited. The file is memory that is m
 (tmpfs, below the runtime directory): a row costs a few stores, and what a killed worker
 has stored is there.
 
-    header   64 bytes: magic, version and size of a record, boot id, zeros
-    records  64 bytes each: cookie, since, why, sport, dport, family, flags, src, dst
+    header   96 bytes: magic, version and size of a record, boot id, zeros
+    records  96 bytes each: cookie, since, why, sport, dport, family, flags, src, dst,
+             and of host connections: local, remote, lport, rport
 
-A record counts when its flags say "used", which is stored last. Cookies of sockets are
+A record counts when its flags say "used", which is stored last; its host name, which comes
+later, when they say "named". Cookies of sockets are
 unique until the machine is rebooted, so that a record can at worst name a socket that is
 gone; rows are checked against the kernel by whoever takes them over.
 """
@@ -27,19 +29,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import wire
-from .row import Row
+from .row import HostName, Row
 
-MAGIC, VERSION = b"SLIMROWS", 1
-RECORD = 64
-FIRST = 63
+MAGIC, VERSION = b"SLIMROWS", 2
+RECORD = 96
+FIRST = 41
 """Records of a new file: a page with the header."""
 RECORDS_MAX = (1 << 20) - 1
-"""64 MiB; connections above that are not kept."""
+"""96 MiB; connections above that are not kept."""
 
-_HEADER = struct.Struct("=8sHH16s36x")
-_RECORD = struct.Struct("=QdHHHBB16s16s8x")
-_FLAGS = 23  # where in a record
-_USED, _OUTGOING, _SLIM = 1, 2, 4
+_HEADER = struct.Struct("=8sHH16s68x")
+_RECORD = struct.Struct("=QdHHHBB16s16s")
+_NAME = struct.Struct("=16sH16sH")
+_FLAGS, _NAME_AT = 23, 56  # where in a record
+_USED, _OUTGOING, _SLIM, _NAMED = 1, 2, 4, 8
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -123,6 +126,21 @@ class RowFile:
         if old is not None:
             self._clear(old)
         return True
+
+    def set_name(self, cookie: int, name: HostName) -> None:
+        """Keep *name* with the row of that cookie, if that is kept."""
+        slot = self._slots.get(cookie)
+        if slot is not None:
+            at = slot * RECORD
+            _NAME.pack_into(self._map, at + _NAME_AT, *name)
+            self._map[at + _FLAGS] |= _NAMED
+
+    def name(self, cookie: int) -> HostName | None:
+        """What was kept with the row of that cookie."""
+        slot = self._slots.get(cookie)
+        if slot is None or not self._map[slot * RECORD + _FLAGS] & _NAMED:
+            return None
+        return HostName(*_NAME.unpack_from(self._map, slot * RECORD + _NAME_AT))
 
     def remove(self, cookie: int) -> None:
         """Keep it no longer."""

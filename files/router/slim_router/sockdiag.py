@@ -15,8 +15,11 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
+
+from .row import HostName
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -26,7 +29,7 @@ NLM_F_ACK = 0x4
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 INET_DIAG_INFO = 2
 SOCK_DESTROY = 21
-DESTROYS = 32
+REQUESTS = 32
 """Requests of one datagram: their answers fit any receive buffer."""
 
 STATES = {
@@ -52,6 +55,8 @@ _MESSAGE = struct.Struct("=BB2x2s2s16s16s4xQ12xII")
 # Of the same: length, kind, cookie; and the name of the other end.
 _HEAD = struct.Struct("=IH54xQ")
 _PORT = struct.Struct("!H")
+# struct inet_diag_sockid: sport, dport | src, dst | if | cookie
+_NAME = struct.Struct("!HH16s16s4x8s")
 _TWO_U64 = struct.Struct("=QQ")
 _INFO = 1 << (INET_DIAG_INFO - 1)
 # offsetof(struct tcp_info, tcpi_bytes_acked); tcpi_bytes_received follows
@@ -187,7 +192,7 @@ def hunt(nl: socket.socket, family: int, cookies: Container[int]) -> Iterator[li
                 raise OSError(errno.EPROTO, "sock_diag: message with a wrong length")
             if kind == SOCK_DIAG_BY_FAMILY:
                 if cookie in cookies:
-                    found.append(_found(data, at, at + length, family))
+                    found.append(_found(data, at, at + length))
             elif kind in (NLMSG_DONE, NLMSG_ERROR):
                 done = True
                 _check(kind, data, at, length)
@@ -195,8 +200,30 @@ def hunt(nl: socket.socket, family: int, cookies: Container[int]) -> Iterator[li
         yield found
 
 
-def _found(data: bytes, at: int, end: int, family: int) -> Found:
-    _unused, state, sport, dport, src, dst, cookie, uid, inode = _MESSAGE.unpack_from(data, at + 16)
+def named(name: HostName, cookie: int) -> tuple[int, bytes]:
+    """The address family, and the kernel's name (struct inet_diag_sockid), of a host
+    connection's socket."""
+    local, lport, remote, rport = name
+    family = socket.AF_INET6
+    if local.startswith(_MAPPED) and remote.startswith(_MAPPED):
+        family, local, remote = socket.AF_INET, local[12:], remote[12:]
+    return family, _NAME.pack(lport, rport, local, remote, cookie.to_bytes(8, sys.byteorder))
+
+
+def ask(nl: socket.socket, family: int, names: Sequence[bytes]) -> list[Found]:
+    """The TCP sockets with these *names* (struct inet_diag_sockid, the cookie included), at
+    most REQUESTS of them; those that have ended are missing. Raises OSError."""
+    nl.send(_requests(SOCK_DIAG_BY_FAMILY, family, names))
+    found = []
+    # (The kernel's own word for the name has the socket's family, which need not be ours.)
+    for name, (kind, data, at, end) in zip(names, _answers(nl, len(names)), strict=True):
+        if kind == SOCK_DIAG_BY_FAMILY and end - at >= 88:
+            found.append(Found(_found(data, at, end).sock, name))
+    return found
+
+
+def _found(data: bytes, at: int, end: int) -> Found:
+    family, state, sport, dport, src, dst, cookie, uid, inode = _MESSAGE.unpack_from(data, at + 16)
     if family == socket.AF_INET:
         src, dst = _MAPPED + src[:4], _MAPPED + dst[:4]
     sock = Sock(
@@ -208,34 +235,56 @@ def _found(data: bytes, at: int, end: int, family: int) -> Found:
 
 def destroy(nl: socket.socket, family: int, names: Sequence[bytes]) -> int:
     """Abort the TCP connections with these *names* (struct inet_diag_sockid, the cookie
-    included), at most DESTROYS of them, by SOCK_DESTROY: every copy of the descriptor answers
+    included), at most REQUESTS of them, by SOCK_DESTROY: every copy of the descriptor answers
     ECONNABORTED, the other end sees a reset. Those that have ended are none.
 
     errno of the last one that could not be aborted, or 0. EOPNOTSUPP: a kernel without
     CONFIG_INET_DIAG_DESTROY. Raises OSError.
     """
-    nl.send(
-        b"".join(
-            _REQUEST.pack(
-                _REQUEST.size, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, SOCK_DESTROY, 0, family,
-                socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF, name,
-            )
-            for name in names
+    nl.send(_requests(SOCK_DESTROY, family, names))
+    failed = 0
+    for kind, data, at, _unused in _answers(nl, len(names)):
+        if kind == NLMSG_ERROR:
+            code = -struct.unpack_from("=i", data, at + 16)[0]
+            if code not in (0, errno.ENOENT):
+                failed = code
+    return failed
+
+
+def _requests(kind: int, family: int, names: Sequence[bytes]) -> bytes:
+    """A datagram with a request of *kind* for each; the answers have *kind* as their number."""
+    flags, ext = (NLM_F_REQUEST | NLM_F_ACK, 0) if kind == SOCK_DESTROY else (NLM_F_REQUEST, _INFO)
+    return b"".join(
+        _REQUEST.pack(
+            _REQUEST.size,
+            kind,
+            flags,
+            kind,
+            0,
+            family,
+            socket.IPPROTO_TCP,
+            ext,
+            0,
+            0xFFFFFFFF,
+            name,
         )
-    )  # fmt: skip
-    failed, answered = 0, 0
-    while answered < len(names):
+        for name in names
+    )
+
+
+def _answers(nl: socket.socket, number: int) -> Iterator[tuple[int, bytes, int, int]]:
+    """*number* answers of one message each: its kind, and where in which datagram it lies."""
+    answered = 0
+    while answered < number:
         data = nl.recv(RECEIVE_SIZE)
         at = 0
         while at + 20 <= len(data):
-            length, kind, _unused, number, _unused = _NLMSG.unpack_from(data, at)
+            length, kind, _unused, _unused, _unused = _NLMSG.unpack_from(data, at)
+            if length < 16 or at + length > len(data):
+                raise OSError(errno.EPROTO, "sock_diag: message with a wrong length")
             answered += 1
-            if kind == NLMSG_ERROR and number == SOCK_DESTROY:
-                code = -struct.unpack_from("=i", data, at + 16)[0]
-                if code not in (0, errno.ENOENT):
-                    failed = code
-            at += max(16, length + 3 & ~3)
-    return failed
+            yield kind, data, at, at + length
+            at += length + 3 & ~3
 
 
 def _check(kind: int, data: bytes, at: int, length: int) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from . import sockdiag, wire
-from .row import Row
+from .row import HostName, Row
 from .rowfile import RowFile
 
 GROWTH = 8192
@@ -59,6 +59,18 @@ class Table:
             # Not here: asking the kernel takes longer than whoever connects may wait.
             self._limit = 2 * len(self.rows)
             self._soon(self.reap)
+
+    def set_name(self, cookie: int, ours: tuple[str, int], theirs: tuple[str, int]) -> None:
+        """The names of a row's host connection, which spare a revocation the search for it."""
+        if self._kept is not None:
+            self._kept.set_name(
+                cookie,
+                HostName(wire.pack_addr(ours[0]), ours[1], wire.pack_addr(theirs[0]), theirs[1]),
+            )
+
+    def name(self, cookie: int) -> HostName | None:
+        """The names of a row's host connection, if they are known."""
+        return None if self._kept is None else self._kept.name(cookie)
 
     def drop(self, cookie: int) -> Row | None:
         if self._kept is not None:

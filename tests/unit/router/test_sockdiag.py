@@ -15,6 +15,7 @@ import time
 import pytest
 
 from slim_router import sockdiag
+from slim_router.row import HostName
 from slim_router.wire import pack_addr
 
 SO_COOKIE = 57
@@ -32,8 +33,10 @@ def netlink():
 
 
 def connect(family: int, address: str):
-    listener = socket.create_server((address, 0), family=family, backlog=16)
-    client = socket.create_connection(listener.getsockname()[:2])
+    """*address* "::": of IPv4, accepted by a listener of both families."""
+    both = address == "::"
+    listener = socket.create_server((address, 0), family=family, backlog=16, dualstack_ipv6=both)
+    client = socket.create_connection(("127.0.0.1" if both else address, listener.getsockname()[1]))
     server, _unused = listener.accept()
     return listener, client, server
 
@@ -78,6 +81,40 @@ def test_a_mapped_connection_is_in_the_ipv6_dump_with_its_ipv4_name(netlink):
         client.connect(listener.getsockname()[:2])
         found = {s.cookie: s for s in sockdiag.dump(netlink, socket.AF_INET6)}
         assert found[cookie(client)].dst == pack_addr("127.0.0.1")
+
+
+def name_of(sock: socket.socket) -> HostName:
+    ours, theirs = sock.getsockname(), sock.getpeername()
+    return HostName(pack_addr(ours[0]), ours[1], pack_addr(theirs[0]), theirs[1])
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "asked"),
+    [
+        (socket.AF_INET, "127.0.0.1", socket.AF_INET),
+        (socket.AF_INET6, "::1", socket.AF_INET6),
+        (socket.AF_INET6, "::", socket.AF_INET),
+    ],
+)
+def test_sockets_are_found_and_aborted_by_name(netlink, family, address, asked):
+    listener, client, server = connect(family, address)
+    with listener, client, server:
+        client.sendall(b"x" * 5000)
+        server.recv(5000, socket.MSG_WAITALL)
+        own, name = sockdiag.named(name_of(server), cookie(server))
+        assert own == asked
+        _unused, gone = sockdiag.named(name_of(server)._replace(rport=1), cookie(server))
+        _unused, later = sockdiag.named(name_of(server), cookie(client))
+        (found,) = sockdiag.ask(netlink, own, [gone, name, later])
+        assert found.sock.cookie == cookie(server)
+        assert found.sock.bytes_received == 5000
+        assert sockdiag.destroy(netlink, own, [gone, later]) == 0
+        client.sendall(b"y")
+        assert server.recv(1) == b"y", "another name, or another cookie, aborts nothing"
+        assert sockdiag.destroy(netlink, own, [gone, found.name]) == 0
+        with pytest.raises(ConnectionAbortedError):
+            server.recv(1)
+        assert sockdiag.ask(netlink, own, [name]) == []
 
 
 def test_the_mask_selects_states(netlink):

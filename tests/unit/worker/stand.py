@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from slim_router import wire
 from slim_router.endpoints import make_listener
+from slim_router.rowfile import RowFile
 from slim_router.worker import Worker
 
 VIP, PEER, STRANGER = "10.44.0.1", "10.44.0.2", "192.0.2.9"
@@ -470,7 +471,8 @@ class Stand:
     def _run(self, config: dict[str, Any]) -> None:
         try:
             netns = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
-            self._worker = Worker(self._link, config, self._data, netns)
+            rows = RowFile(os.memfd_create("rows", os.MFD_CLOEXEC))
+            self._worker = Worker(self._link, config, self._data, netns, rows)
             self._worker.loop.run()
         except BaseException as error:
             self._failed = repr(error)

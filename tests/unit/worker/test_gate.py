@@ -185,6 +185,36 @@ def test_a_lease_is_lost_with_its_permission_and_the_live_connection_too(stand):
     assert record.kind == wire.COLD, "allowed again, to be proved again"
 
 
+def test_host_connections_are_revoked_by_name_and_by_search_where_a_name_is_wrong(
+    stand, monkeypatch
+):
+    shim, hunts = stand.shim(), []
+    real = sockdiag.hunt
+    monkeypatch.setattr(sockdiag, "hunt", lambda *of: hunts.append(of) or real(*of))
+    ends = [cold(stand, shim), warm(stand, shim)[1:3]]
+    assert len(put(stand, DENY_OUT)) == 2
+    assert all(is_aborted(here) and is_reset(there) for here, there in ends)
+    assert not hunts
+    put(stand)
+    here, there = cold(stand, shim)
+    known = stand.settled.table.name(cookie_of(here))
+    assert known is not None
+    stand.worker.table.set_name(cookie_of(here), ("127.0.0.1", 1), ("127.0.0.1", 2))
+    assert len(put(stand, DENY_OUT)) == 1
+    assert is_aborted(here)
+    assert is_reset(there)
+    assert hunts
+
+
+def test_accepted_host_connections_have_names(stand):
+    app = stand.app()
+    _record, here, there = stand.peer.cold(app)
+    ours, theirs = stand.data_name, there.getsockname()
+    assert stand.settled.table.name(cookie_of(here)) == (
+        wire.pack_addr(ours[0]), ours[1], wire.pack_addr(theirs[0]), theirs[1],
+    )  # fmt: skip
+
+
 def test_an_overlay_connection_is_revoked_and_a_false_cookie_revokes_nothing(stand):
     shim = stand.shim()
     with inside(stand.netns):

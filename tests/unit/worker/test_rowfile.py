@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from slim_router import rowfile
-from slim_router.row import Row
+from slim_router.row import HostName, Row
 from slim_router.rowfile import FIRST, RECORD, RowFile
 from slim_router.table import Table
 from slim_router.wire import R_NO_ROUTER, R_NOT_LISTENING, pack_addr
@@ -76,6 +76,30 @@ def test_a_row_takes_the_place_of_another_of_its_cookie(path):
     assert path.stat().st_size == (FIRST + 1) * RECORD
 
 
+def test_a_name_goes_with_its_row(path):
+    file = RowFile(opened(path))
+    dict(file.load())
+    name = HostName(US, 40000, THEM, 7000)
+    file.set_name(1, name)
+    assert file.name(1) is None, "there is no such row"
+    file.put(1, row(1001))
+    file.put(2, row(1002))
+    assert file.name(1) is None
+    file.set_name(1, name)
+    assert (file.name(1), file.name(2)) == (name, None)
+    file.close()
+    file = RowFile(opened(path))
+    assert dict(file.load()) == {1: row(1001), 2: row(1002)}
+    assert (file.name(1), file.name(2)) == (name, None)
+    file.put(1, row(1003))
+    assert file.name(1) is None, "another row of that cookie, another connection"
+    file.set_name(1, name)
+    file.remove(1)
+    file.put(3, row(1004))
+    assert file.name(1) is file.name(3) is None
+    file.close()
+
+
 def test_it_grows_and_uses_the_room_again(path):
     file = RowFile(opened(path))
     dict(file.load())
@@ -118,7 +142,7 @@ def test_random_use_is_what_a_dict_would_have(path):
         lambda data: b"",
         lambda data: data[:30],
         lambda data: b"\0" * len(data),
-        lambda data: data[:8] + struct.pack("=H", 2) + data[10:],
+        lambda data: data[:8] + struct.pack("=H", 1) + data[10:],
         lambda data: data[:12] + bytes(16) + data[28:],  # of another boot
     ],
     ids=["empty", "short", "zeros", "version", "boot"],
@@ -181,6 +205,7 @@ def test_a_killed_writer_leaves_what_it_had_stored(path):
             while True:
                 cookie += 1
                 file.put(cookie, row(cookie % 65536))
+                file.set_name(cookie, HostName(US, cookie % 65536, THEM, 1))
                 os.write(theirs, b".")
         os.close(theirs)
         said = 0
@@ -191,9 +216,15 @@ def test_a_killed_writer_leaves_what_it_had_stored(path):
         while piece := os.read(ours, 65536):
             said += len(piece)
         os.close(ours)
-        found = kept(path)
+        file = RowFile(opened(path))
+        found = dict(file.load())
+        names = {cookie: file.name(cookie) for cookie in found}
+        file.close()
         assert said <= len(found) <= said + 1
         assert found == {cookie: row(cookie % 65536) for cookie in found}
+        assert sum(name is not None for name in names.values()) >= said
+        for cookie, name in names.items():
+            assert name in (None, HostName(US, cookie % 65536, THEM, 1))
 
 
 def test_it_waits_for_a_predecessor_that_is_on_its_way_out(path):
