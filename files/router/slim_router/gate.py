@@ -16,7 +16,7 @@ container says to itself, and not what reaches it on an address off the overlay.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import wire
@@ -261,17 +261,26 @@ class _Revocation:
         self.worker = gate.worker
         self._began = time.monotonic()
         self._cause = ""
-        self._rows: dict[int, Row] = {}
+        self._stages = iter(self._finds())
+        self._meant: dict[int, Row] = {}  # of this stage
+        self._rows: dict[int, Row] = {}  # of all
         self._rules: dict[int, int] = {}
         self._known: dict[tuple[bool, bytes, int], int | None] = {}
         self._revoked: dict[int, dict[str, object]] = {}
 
     def start(self) -> None:
-        """Find what is meant and revoke it, in steps."""
-        self.worker.loop.in_steps(self._find(), self._found)
+        """Find what is meant and revoke it, in steps; one way to find it after the other."""
+        find = next(self._stages, None)
+        if find is not None:
+            self.worker.loop.in_steps(find(), self._found)
+            return
+        for cookie in self._revoked:
+            # A socket that was not there yet keeps its row: the table finds out by itself.
+            self.worker.table.drop(cookie)
+        self._end(list(self._revoked.values()), self._cause)
 
-    def _find(self) -> Generator[None, None, None]:
-        """Fill in the rows."""
+    def _finds(self) -> Sequence[Callable[[], Generator[None, None, None]]]:
+        """What fills in the rows that are meant."""
         raise NotImplementedError
 
     def _end(self, rows: list[dict[str, object]], cause: str) -> None:
@@ -293,8 +302,8 @@ class _Revocation:
         if key not in self._known:
             self._known[key] = self.gate._verdict(row)
         rule = self._known[key]
-        if rule is not None:
-            self._rows[cookie], self._rules[cookie] = row, rule
+        if rule is not None and cookie not in self._rows:
+            self._meant[cookie], self._rules[cookie] = row, rule
 
     def _note(self, row: Row, cookie: int, sock: Sock | None, rule: int | None) -> None:
         said = describe(self.worker.name, row, sock, self._began)
@@ -304,7 +313,9 @@ class _Revocation:
             self.worker.flows.revoked(cookie, row, sock, ordered=self.ordered)
 
     def _found(self, _none: None) -> None:
-        Revoker(self.worker, self._rows, self._seen, self._over).start()
+        meant, self._meant = self._meant, {}
+        self._rows |= meant
+        Revoker(self.worker, meant, self._seen, self._over).start()
 
     def _seen(self, cookie: int, row: Row, sock: Sock) -> bool:
         if not _is_of(self.gate, row, sock):
@@ -314,11 +325,8 @@ class _Revocation:
         return True
 
     def _over(self, cause: str) -> None:
-        for cookie in self._rows:
-            # A socket that was not there yet keeps its row: the table finds out by itself.
-            if cookie in self._revoked:
-                self.worker.table.drop(cookie)
-        self._end(list(self._revoked.values()), cause or self._cause)
+        self._cause = cause or self._cause
+        self.start()
 
 
 class _Order(_Revocation):
@@ -331,11 +339,14 @@ class _Order(_Revocation):
         self._number = number
         self._cookies = cookies
 
-    def _find(self) -> Generator[None, None, None]:
+    def _finds(self) -> Sequence[Callable[[], Generator[None, None, None]]]:
+        return (self._named,)
+
+    def _named(self) -> Generator[None, None, None]:
         rows = dict(self.worker.table.rows)
         for row, sock in (yield from self._ask(self.worker.overlay.unasked())):
             rows[sock.cookie] = row
-        self._rows = {cookie: rows[cookie] for cookie in self._cookies if cookie in rows}
+        self._meant = {cookie: rows[cookie] for cookie in self._cookies if cookie in rows}
 
     def _end(self, rows: list[dict[str, object]], cause: str) -> None:
         self.gate.tell_rows(rows, cause, op="revoked", id=self._number)
@@ -356,21 +367,22 @@ class _Enforcement(_Revocation):
         if row is not None:
             self._note(row, cookie, None, self.gate._verdict(row))
 
-    def _find(self) -> Generator[None, None, None]:
-        if self.gate.judges:
-            for row, sock in (yield from self._ask(self.worker.overlay.unasked())):
-                self._judge(sock.cookie, row)
-            rows = self.worker.table.rows
-            for number, cookie in enumerate(list(rows), 1):
-                known = rows.get(cookie)
-                if known is not None and cookie not in self._rows:
-                    self._judge(cookie, known)
-                if number % ROWS == 0:
-                    yield
-        # A host connection's handshake that we abort makes the shim take the overlay.
-        self._overtaken |= any(
-            row.outgoing and self._began - row.since < YOUNG_S for row in self._rows.values()
-        )
+    def _finds(self) -> Sequence[Callable[[], Generator[None, None, None]]]:
+        # The kernel takes its time to say what nobody asked us about.
+        return (self._known_rows, self._unasked) if self.gate.judges else ()
+
+    def _known_rows(self) -> Generator[None, None, None]:
+        rows = self.worker.table.rows
+        for number, cookie in enumerate(list(rows), 1):
+            known = rows.get(cookie)
+            if known is not None:
+                self._judge(cookie, known)
+            if number % ROWS == 0:
+                yield
+
+    def _unasked(self) -> Generator[None, None, None]:
+        for row, sock in (yield from self._ask(self.worker.overlay.unasked())):
+            self._judge(sock.cookie, row)
 
     def _end(self, rows: list[dict[str, object]], cause: str) -> None:
         missing = [
@@ -378,7 +390,10 @@ class _Enforcement(_Revocation):
             for cookie, row in self._rows.items()
             if cookie not in self._revoked
         ]
-        if self._overtaken:
+        # A host connection's handshake that we abort makes the shim take the overlay.
+        if self._overtaken or any(
+            row.outgoing and self._began - row.since < YOUNG_S for row in self._rows.values()
+        ):
             self.gate.watch()
         self.gate._tell(self.revision, rows, cause, missing[:MISSING_MAX])
 
@@ -386,10 +401,12 @@ class _Enforcement(_Revocation):
 class _Look(_Revocation):
     """The list in force against what the kernel knows of the overlay."""
 
-    def _find(self) -> Generator[None, None, None]:
-        if self.gate.judges:
-            for row, sock in (yield from self._ask(self.worker.overlay.walk())):
-                self._judge(sock.cookie, row)
+    def _finds(self) -> Sequence[Callable[[], Generator[None, None, None]]]:
+        return (self._walk,) if self.gate.judges else ()
+
+    def _walk(self) -> Generator[None, None, None]:
+        for row, sock in (yield from self._ask(self.worker.overlay.walk())):
+            self._judge(sock.cookie, row)
 
     def _end(self, rows: list[dict[str, object]], _cause: str) -> None:
         self.gate.tell_late(rows)

@@ -44,7 +44,8 @@ LIVE = 0xFFF & ~(1 << 6 | 1 << 7 | 1 << 10 | 1 << 12)
 
 LISTEN = 1 << 10
 
-RECEIVE_SIZE = 1 << 18  # the kernel fills at most 32 KiB a datagram, more never hurts
+RECEIVE_SIZE = 1 << 15  # the kernel fills no more a datagram
+ANSWER_SIZE = 4096  # of one socket; room of a MiB, say, would be mapped anew for each
 
 _NLMSG = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=IHHIIBBBBI48s")
@@ -276,7 +277,7 @@ def _answers(nl: socket.socket, number: int) -> Iterator[tuple[int, bytes, int, 
     """*number* answers of one message each: its kind, and where in which datagram it lies."""
     answered = 0
     while answered < number:
-        data = nl.recv(RECEIVE_SIZE)
+        data = nl.recv(ANSWER_SIZE)
         at = 0
         while at + 20 <= len(data):
             length, kind, _unused, _unused, _unused = _NLMSG.unpack_from(data, at)

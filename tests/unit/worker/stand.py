@@ -448,6 +448,7 @@ class Stand:
             "overlay": ["10.44.0.0/16", "fd44::/64"], "bounds": BOUNDS | bounds, "secure": "none",
         }  # fmt: skip
         self._link = theirs
+        self._rows = RowFile(os.memfd_create("rows", os.MFD_CLOEXEC))
         self._data = data
         self._thread = threading.Thread(target=self._run, args=(config,), daemon=True)
         self._thread.start()
@@ -471,8 +472,7 @@ class Stand:
     def _run(self, config: dict[str, Any]) -> None:
         try:
             netns = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
-            rows = RowFile(os.memfd_create("rows", os.MFD_CLOEXEC))
-            self._worker = Worker(self._link, config, self._data, netns, rows)
+            self._worker = Worker(self._link, config, self._data, netns, self._rows)
             self._worker.loop.run()
         except BaseException as error:
             self._failed = repr(error)
@@ -500,6 +500,7 @@ class Stand:
         self.sup.link.shutdown(socket.SHUT_RDWR)
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the worker ends with its supervisor"
+        self._rows.close()
         self.closing.close()
         self.sup.link.close()
         for sock in (
