@@ -19,6 +19,8 @@ import shutil
 import signal
 import subprocess
 import textwrap
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from tests.integration.helpers import NODES, PYTHON, Words, need, read_until
 
 SERVER = "c2"
 CLIENT = "c1"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
 
 
 def delivered(lab: Lab, endpoint: str) -> tuple[int, int]:
@@ -42,15 +45,23 @@ def delivered(lab: Lab, endpoint: str) -> tuple[int, int]:
     raise AssertionError(f"{endpoint} is not there")
 
 
-def late(lab: Lab) -> int:
+def reasons(lab: Lab) -> Counter[str]:
+    """Why connects took the overlay, and how many."""
+    return Counter(
+        {
+            f"{row['name']}: {word}": count
+            for node in NODES
+            for row in lab.slimctl(node, "endpoints")["endpoints"]
+            for word, count in row["counters"].items()
+            if word.startswith("connect_overlay_")
+        }
+    )
+
+
+def late(why: Counter[str]) -> int:
     """Connects that took the overlay because somebody had no CPU in time."""
     words = ("connect_overlay_not_ready_in_time", "connect_overlay_no_router")
-    return sum(
-        row["counters"].get(word, 0)
-        for node in NODES
-        for row in lab.slimctl(node, "endpoints")["endpoints"]
-        for word in words
-    )
+    return sum(count for word, count in why.items() if word.endswith(words))
 
 
 @contextlib.contextmanager
@@ -58,12 +69,13 @@ def host_path(lab: Lab, endpoint: str = SERVER, share: float = 0.9) -> Iterator[
     """At least `share` of the connections made inside the block took the host path. Of a busy
     machine's late ones half are let off: a connect waits 20 ms for its router, no longer."""
     slim, overlay = delivered(lab, endpoint)
-    before = late(lab)
+    before = reasons(lab)
     yield
     after = delivered(lab, endpoint)
     slim, overlay = after[0] - slim, after[1] - overlay
-    tardy = late(lab) - before
-    said = f"{slim} host path, {overlay} overlay, {tardy} of them late"
+    why = reasons(lab) - before
+    tardy = late(why)
+    said = f"{slim} host path, {overlay} overlay, {tardy} of them late: {dict(why)}"
     assert slim > 0 and slim >= overlay, said
     assert slim + tardy >= share * (slim + overlay), said
 
@@ -75,12 +87,24 @@ def serve(
     endpoint: str = SERVER,
     **options: Any,
 ) -> subprocess.Popen[Any]:
-    """Start a server and wait until it listens."""
+    """Start a server and wait until its worker has its listener.
+
+    A worker that had no CPU for a second is asked again when a connection comes.
+    """
     process = lab.popen(endpoint, words, **options)
+    since = time.monotonic()
 
     def up() -> bool:
         assert process.poll() is None, f"{words[0]} ended with {process.returncode}"
-        return lab.listens(endpoint, port)
+        if not lab.listens(endpoint, port):
+            return False
+        rows = lab.slimctl(endpoint, "endpoints")["endpoints"]
+        ours = next(row["listeners"] for row in rows if row["name"] == endpoint)
+        if any(listener["port"] == port for listener in ours):
+            return True
+        if time.monotonic() > since + 5:
+            lab.run(endpoint, [PYTHON, "-c", CONNECT, lab.ip(endpoint), str(port)], "overlay")
+        return False
 
     wait_for(up, 30, f"{words[0]} listens on {port}")
     return process
