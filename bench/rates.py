@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m bench.rates``: set rates against bytes on the wire, and urgent against bulk.
+"""``python -m bench.rates``: set rates against bytes on the wire.
 
     node1                                    node2
     c1 (limited) ---- slim, across --------- c2
        |    \\-------- overlay -------------- c2
-       +--- inside --- c3                    c4
-    c3 ------- bulk, for --qos ------------- c4
+       +--- inside --- c3
 
 Needs a lab of two hosts with two endpoints each, on which the role slim_qos has run
-(-e slim_qos_enabled=true). Bytes on the wire are what the receiver read, times frame
+(-e slim_qos_enabled=true), as does bench.qos. Bytes on the wire are what the receiver read, times frame
 over segment: Ethernet, IPv4 and TCP with timestamps are 66 bytes, VXLAN 50 more.
 """
 
@@ -28,15 +27,13 @@ from typing import Any
 
 from bench.build import compile_program
 from bench.lab import BenchError, Lab, Process
-from bench.stats import median
 from bench.terminal import table
 
 HEADERS, VXLAN = 66, 50
 BAR = 0.05
-QOS_BAR = 1.5
 WARM_S = 1.5
 SETTLE_S = 0.4
-LIMITED, PEER, SAME_HOST, SAME_PEER = "c1", "c2", "c3", "c4"
+LIMITED, PEER, SAME_HOST = "c1", "c2", "c3"
 PORTS = {"across": "7301", "inside": "7302", "overlay": "7303"}
 RATES = {"10mbit": 1e7, "100mbit": 1e8, "1gbit": 1e9, "4gbit": 4e9}
 MOST = max(RATES.values())
@@ -210,82 +207,6 @@ def show(row: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def qos(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    """Request and response against bulk on one link of 1 Gbit/s: microseconds.
-
-    Both ends of the requests are on CPU 0 and those of the bulk on CPU 1: what a scheduler
-    does with too few CPUs is not the link's.
-    """
-    address = bench.lab.vip(PEER)
-    first = ["chrt", "-f", "10"] if options.fifo else []
-    server = bench.lab.start(
-        PEER, "slim", [*first, bench.roundtrip, "serve", address, "7311", "64"], cpu=0
-    )
-    found: dict[str, list[dict[str, Any]]] = {
-        "idle": [],
-        "bulk, no classes": [],
-        "bulk, classes": [],
-    }
-    load: list[float] = []
-
-    def asked(requests: int = options.requests) -> dict[str, Any]:
-        text = bench.lab.run(
-            LIMITED, "slim",
-            [*first, bench.roundtrip, "ask", address, "7311", "64", str(requests)],
-            cpu=0, seconds=120,
-        )  # fmt: skip
-        answer: dict[str, Any] = json.loads(text)
-        return answer
-
-    def under_load(requests: int) -> dict[str, Any]:
-        bulk = bench.lab.start(
-            SAME_HOST, "slim",
-            [bench.pour, "send", bench.lab.vip(SAME_PEER), "7312", str(options.bulk), "300"], cpu=1,
-        )  # fmt: skip
-        try:
-            time.sleep(WARM_S)
-            one = ask(sink)
-            answer = asked(requests)
-            two = ask(sink)
-            load.append((two["bytes"] - one["bytes"]) * 8e9 / (two["ns"] - one["ns"]))
-            return answer
-        finally:
-            bulk.stop()
-
-    try:
-        server.read_line(10)
-        with bench.server(SAME_PEER, "slim", "7312", cpu=1) as sink:
-            bench.link("node1", "1gbit")
-            for _round in range(options.rounds):
-                for name, urgent, other in (
-                    ("idle", "realtime", "bulk"),
-                    ("bulk, no classes", "normal", "normal"),
-                    ("bulk, classes", "realtime", "bulk"),
-                ):
-                    bench.helper(
-                        "node1",
-                        {"classes": [{"endpoint": LIMITED, "class": urgent},
-                                     {"endpoint": SAME_HOST, "class": other}]},
-                    )  # fmt: skip
-                    # Behind bulk each takes what the queue holds, which is 50 ms.
-                    few = min(options.requests, 500)
-                    requests = few if name == "bulk, no classes" else options.requests
-                    found[name].append(asked() if name == "idle" else under_load(requests))
-    finally:
-        server.stop()
-        bench.link("node1", "0")
-        normal = [{"endpoint": name, "class": "normal"} for name in (LIMITED, SAME_HOST)]
-        bench.helper("node1", {"classes": normal})
-    return {
-        "link_bit_s": 1e9,
-        "bulk_payload_bit_s": median(load),
-        **{
-            name: {key: median([row[key] for row in rows]) for key in ("p50_us", "p99_us")}
-            for name, rows in found.items()
-        },
-    }
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure; 0 whatever the figures are, 2 if it could not run."""
     parser = argparse.ArgumentParser(prog="bench.rates", description=__doc__)
@@ -293,48 +214,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="interpreter with pyroute2")
     parser.add_argument("--rates", default=",".join(RATES))
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--qos", action="store_true", help="only the classes of service")
-    parser.add_argument("--no-qos", action="store_true", help="only the rates")
-    parser.add_argument("--requests", type=int, default=20000)
-    parser.add_argument("--bulk", type=int, default=4, help="streams of the bulk")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--fifo", action="store_true", help="the requests' ends before all else on their CPU"
-    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    answer: dict[str, Any] = {"rates": [], "qos": {}}
     try:
         with tempfile.TemporaryDirectory(prefix="slim-rates-") as directory:
             Path(directory).chmod(0o755)
-            bench = Bench(Lab(options.lab), options.python, Path(directory))
-            if not options.qos:
-                answer["rates"] = rates(bench, options)
-            if not options.no_qos:
-                answer["qos"] = qos(bench, options)
+            rows = rates(Bench(Lab(options.lab), options.python, Path(directory)), options)
     except BenchError as error:
         print(f"bench.rates: {error}", file=sys.stderr)
         return 2
     if options.json:
-        options.json.write_text(json.dumps(answer, indent=1) + "\n")
-    if answer["rates"]:
-        cells = [
-            [row["direction"], f"{row['rate'] / 1e6:.0f}", str(row["connections"]), row["ways"],
-             f"{row['found'] / 1e6:.2f}", f"{row['found'] / row['rate'] - 1:+.1%}",
-             "met" if abs(row["found"] / row["rate"] - 1) <= BAR else "NOT MET"]
-            for row in answer["rates"]
-        ]  # fmt: skip
-        print(table(["limit", "Mbit/s", "connections", "ways", "found", "error", "bar"], cells))
-    if answer["qos"]:
-        found = answer["qos"]
-        idle = found["idle"]["p99_us"]
-        cells = [
-            [name, f"{found[name]['p50_us']:.1f}", f"{found[name]['p99_us']:.1f}",
-             f"{found[name]['p99_us'] / idle:.2f}"]
-            for name in ("idle", "bulk, no classes", "bulk, classes")
-        ]  # fmt: skip
-        print(table(["link of 1 Gbit/s", "p50 us", "p99 us", f"to idle (bar {QOS_BAR})"], cells))
-        print(f"bulk: {found['bulk_payload_bit_s'] / 1e6:.0f} Mbit/s of payload")
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    cells = [
+        [row["direction"], f"{row['rate'] / 1e6:.0f}", str(row["connections"]), row["ways"],
+         f"{row['found'] / 1e6:.2f}", f"{row['found'] / row['rate'] - 1:+.1%}",
+         "met" if abs(row["found"] / row["rate"] - 1) <= BAR else "NOT MET"]
+        for row in rows
+    ]  # fmt: skip
+    print(table(["limit", "Mbit/s", "connections", "ways", "found", "error", "bar"], cells))
     return 0
 
 
